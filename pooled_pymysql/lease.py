@@ -1,0 +1,324 @@
+"""`Connection`: one lease of a session, made by handing over state.
+
+A lease is a real PyMySQL connection: an object of a subclass that has been given the `__dict__` of a connection. So
+PyMySQL's own code runs on it at native speed, and after close() it holds the `__dict__` of a closed connection.
+"""
+
+import warnings
+import weakref
+from collections.abc import Callable, Mapping
+from typing import Any, NoReturn, Protocol, Self
+
+from pymysql import err
+from pymysql.constants import COMMAND, CR
+
+from .arguments import Arguments
+from .driver import DriverConnection
+from .replies import IN_FLIGHT, LANDED, RESULT_OPEN, Ok, Tracked
+from .session import SERVER_ATTRIBUTES, Session
+from .tracking import (
+    DATABASE,
+    EXECUTED,
+    READS_FOUND_ROWS,
+    READS_ROW_COUNT,
+    RETIRE,
+    SELECTED,
+    STATUS_IN_TRANS,
+    SUSPECT,
+    TOUCHED,
+    marks_of_statement,
+)
+
+_new = object.__new__
+_send_command = DriverConnection._execute_command
+
+
+class Home(Protocol):
+    """Where a lease's session comes from and goes back to: a pool."""
+
+    def acquire_session(self, arguments: Arguments) -> Session:
+        """Return a session that is in use from now on; blocks up to the pool's timeout."""
+
+    def release(self, session: Session, broken: str | None) -> None:
+        """Take a session back, `broken` saying why it must be closed; never raises."""
+
+    def drop(self, session: Session) -> None:
+        """Take the session of a garbage-collected lease; callable from anywhere, never blocks, takes no lock."""
+
+
+class Connection(Tracked):
+    """What `connect()` returns: a lease while `connect()` made it, a plain connection when called directly.
+
+    The attributes of PyMySQL's connection are in `__dict__`; ours are in slots beside it.
+    """
+
+    __slots__ = ("_arguments", "_find_home", "_home", "_session")
+
+    _arguments: Arguments | None
+    _find_home: Callable[[], Home] | None
+    _home: Home | None
+    _session: Session | None
+
+    def __new__(cls, **_kwargs: Any) -> Self:
+        self = _new(cls)
+        self._arguments = self._find_home = self._home = self._session = None
+        self._has_tracking = False
+        self._flight = LANDED
+        self._marks = 0
+        return self
+
+    # Giving back
+
+    def close(self) -> None:
+        """Give the session back to its pool; the connection is dead afterwards, as PyMySQL's is (PEP 249).
+
+        Sends at most one packet and waits for nothing. Raises Error when it is closed already.
+        """
+        session = self._session
+        if session is None:
+            super().close()
+            return
+        self._home.release(session, self._detach(session))  # type: ignore[union-attr]
+
+    def _detach(self, session: Session) -> str | None:
+        """Part from the session and become a closed connection; say why the session must not be used again, if so."""
+        broken = self._drain() if self._flight else None
+        self._session = None
+        state = self.__dict__
+        sock = state["_sock"]
+        state["_sock"] = state["_rfile"] = None
+        state["_closed"] = True
+        session.marks = self._marks
+        session.in_transaction = bool(state["server_status"] & STATUS_IN_TRANS)
+        if sock is None:
+            return "lost"
+        if sock is not session.sock or sock.fileno() < 0:
+            return "socket replaced"
+        return broken
+
+    def _drain(self) -> str | None:
+        """Read what is left of an abandoned result if it has arrived; otherwise say that it is unread."""
+        result = self._result
+        if self._flight == RESULT_OPEN and result is not None and not result.has_next and result.drain_arrived():
+            return None
+        return "unread"
+
+    def __del__(self) -> None:
+        try:
+            session = self._session
+        except AttributeError:  # made by copying another's __dict__: the socket is not ours to close
+            return
+        if session is None:
+            self._force_close()
+            return
+        self._session = None
+        self._home.drop(session)  # type: ignore[union-attr]
+
+    def _refuse_copy(self, *_: object) -> NoReturn:
+        raise TypeError("a connection cannot be copied or pickled: it owns its session; call connect() instead")
+
+    __copy__ = __deepcopy__ = __reduce_ex__ = __reduce__ = _refuse_copy
+
+    # Leasing again
+
+    def connect(self, sock: Any = None) -> None:
+        """Connect, or lease again; an open lease is given back first.
+
+        As PyMySQL does, the connection's own settings (character set, autocommit) are applied to the new session. A
+        connection whose address or account was changed by hand, or that is given a socket, leaves its pool.
+
+        Blocks up to the pool's timeout; raises what `connect()` raises.
+        """
+        session = self._session
+        if self._find_home is None:
+            self._flight, self._has_tracking = LANDED, False
+            super().connect(sock)
+            return
+        if session is not None:
+            self._home.release(session, self._detach(session))  # type: ignore[union-attr]
+        if sock is not None or self._was_redirected():
+            self._find_home = self._home = None
+            self.connect(sock)
+            return
+        self._lease_again(self._arguments)  # type: ignore[arg-type]
+
+    def _was_redirected(self) -> bool:
+        """Say whether an attribute that names the server or the account was changed since connect()."""
+        template = self._arguments.template  # type: ignore[union-attr]
+        state = self.__dict__
+        same = all(state[name] == template[name] for name in ("host", "port", "unix_socket", "bind_address"))
+        return not same or any(_as_bytes(state[name]) != _as_bytes(template[name]) for name in ("user", "db"))
+
+    def _lease_again(self, arguments: Arguments) -> None:
+        home = self._find_home()  # type: ignore[misc]
+        session = home.acquire_session(arguments)
+        wanted = (self.charset, self.collation, self.autocommit_mode)
+        state, fresh = self.__dict__, session.pristine
+        for name in SERVER_ATTRIBUTES:
+            if name in fresh:
+                state[name] = fresh[name]
+        state["_result"] = None
+        if "_current_timeout" in state:
+            state["_current_timeout"] = session.sock.gettimeout()
+        _bind(self, session, home)
+        if wanted[:2] != (fresh["charset"], fresh["collation"]):
+            self.set_character_set(*wanted[:2])
+        if wanted[2] is not None and bool(wanted[2]) != self.get_autocommit():
+            self.autocommit(wanted[2])
+
+    # The statement path: in flight from before the first byte of a command until its last packet was read
+
+    def _execute_command(self, command: int, sql: Any) -> None:
+        if not self._sock:
+            raise err.InterfaceError(0, "")
+        if self._flight:
+            self._finish_results()
+        if isinstance(sql, str):
+            sql = sql.encode(self.encoding)
+        elif type(sql) is not bytes:  # executemany() builds a bytearray
+            sql = bytes(sql)
+        session = self._session
+        if session is None:
+            self._flight = IN_FLIGHT
+            _send_command(self, command, sql)
+            return
+        if command == COMMAND.COM_QUERY:
+            marks = marks_of_statement(sql, self.encoding, self.server_status)
+            if marks & (READS_FOUND_ROWS | READS_ROW_COUNT):
+                self._forget_counts(marks)
+            self._marks |= marks | EXECUTED
+        elif command != COMMAND.COM_PING:
+            known = command == COMMAND.COM_INIT_DB
+            self._marks |= TOUCHED | DATABASE if known else TOUCHED | SUSPECT | DATABASE | RETIRE
+        self._flight = IN_FLIGHT
+        _send_command(self, command, sql)
+        if session.owed:
+            self._read_owed(session)
+
+    def _finish_results(self) -> None:
+        """Read what is left of the last command's results, as PyMySQL does before the next command."""
+        if self._flight == IN_FLIGHT:
+            raise err.OperationalError(
+                CR.CR_COMMANDS_OUT_OF_SYNC, "Commands out of sync; the last command's reply was not read to its end"
+            )
+        result = self._result
+        if result is not None:
+            if result.unbuffered_active:
+                if not result.abandoned:
+                    warnings.warn("Previous unbuffered result was left incomplete", stacklevel=5)
+                result.drain()
+            while self._result.has_next:
+                self.next_result()
+            self._result = None
+        self._flight = LANDED
+
+    def _read_owed(self, session: Session) -> None:
+        """Read the replies to what was sent before this lease's first statement; see Session.owes_little.
+
+        A bad one means that the statement just sent ran in an unknown state: its own reply is never believed.
+        """
+        sequence = self._next_seq_id
+        try:
+            while session.owed:
+                self._next_seq_id = 1
+                data = self._read_packet().get_all_data()
+                if not session.owed[0].feed(1, data):
+                    raise err.InternalError("bad reply")
+                del session.owed[0]
+        except Exception as error:
+            self._force_close()
+            text = f"Lost connection to MySQL server during query (session not restored: {error})"
+            raise err.OperationalError(CR.CR_SERVER_LOST, text) from error
+        self._next_seq_id = sequence
+
+    def _forget_counts(self, marks: int) -> None:
+        """Make FOUND_ROWS() and ROW_COUNT() what they are on a new connection, unless the lease has set its own."""
+        own = SELECTED if marks & READS_FOUND_ROWS else EXECUTED
+        if self._marks & own:
+            return
+        # A new session's FOUND_ROWS() is 1 on MariaDB and 0 on MySQL. A SET makes ROW_COUNT() 0.
+        first = b"SELECT 1" if "mariadb" in self.server_version.lower() else b"SELECT 1 FROM DUAL WHERE FALSE"
+        kept = self._marks
+        for statement in (first, b"SET @@session.autocommit = @@session.autocommit"):
+            self._flight = IN_FLIGHT
+            _send_command(self, COMMAND.COM_QUERY, statement)
+            self.read_reply()
+        self._marks = kept
+
+    def _read_query_result(self, unbuffered: bool = False) -> int:
+        self._result = None
+        self._flight = IN_FLIGHT
+        self._result = result = self.read_reply(unbuffered)
+        return result.affected_rows  # type: ignore[return-value]
+
+    def _read_ok_packet(self) -> Ok:
+        try:
+            data = self._read_packet().get_all_data()
+        except err.MySQLError as error:
+            self.note_error(error)
+            raise
+        if data[0] != 0 or len(data) < 7:
+            raise err.OperationalError(CR.CR_COMMANDS_OUT_OF_SYNC, "Command Out of Sync")
+        ok = Ok(data, self._has_tracking)
+        self.note(ok)
+        self._flight = LANDED
+        return ok
+
+    def set_character_set(self, charset: str, collation: str | None = None) -> None:
+        """Send SET NAMES and follow it on the client's side, as PyMySQL does."""
+        try:
+            super().set_character_set(charset, collation)
+        except err.MySQLError as error:
+            self.note_error(error)
+            raise
+        self._flight = LANDED
+
+    def show_warnings(self) -> Any:
+        """Return the rows of SHOW WARNINGS."""
+        self._execute_command(COMMAND.COM_QUERY, "SHOW WARNINGS")
+        return self.read_reply().rows
+
+
+def make_lease(
+    session: Session, home: Home, find_home: Callable[[], Home], arguments: Arguments, conv: Mapping[Any, Any] | None
+) -> Connection:
+    """Hand a session's state over to a new connection object; sends nothing."""
+    lease: Connection = _new(Connection)
+    state = session.pristine.copy()
+    state.update(arguments.overlay)
+    state["encoders"], state["decoders"] = arguments.conversions(conv)
+    if "_current_timeout" in state:  # PyMySQL 1.2 sets the socket's timeout only where this differs
+        state["_current_timeout"] = session.sock.gettimeout()
+    lease.__dict__ = state
+    lease._arguments = arguments
+    lease._find_home = find_home
+    _bind(lease, session, home)
+    return lease
+
+
+def _bind(lease: Connection, session: Session, home: Home) -> None:
+    lease._has_tracking = session.has_tracking
+    lease._flight = LANDED
+    lease._marks = 0
+    lease._home = home
+    lease._session = session
+    session.lease = weakref.ref(lease)
+
+
+def make_deferred(
+    find_home: Callable[[], Home], arguments: Arguments, conv: Mapping[Any, Any] | None, context: Any
+) -> Connection:
+    """Return a connection that leases when its connect() is called (`defer_connect=True`)."""
+    connection: Connection = Connection.__new__(Connection)
+    state = arguments.template.copy()
+    if context is not None:
+        state["ctx"] = context
+    state["encoders"], state["decoders"] = arguments.conversions(conv)
+    connection.__dict__ = state
+    connection._arguments = arguments
+    connection._find_home = find_home
+    return connection
+
+
+def _as_bytes(value: Any) -> Any:
+    return value.encode("utf-8", "surrogateescape") if isinstance(value, str) else value

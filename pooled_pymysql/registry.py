@@ -1,0 +1,249 @@
+"""The only mutable global state: which pool belongs to which way of calling `connect()`; fork; interpreter exit."""
+
+import atexit
+import contextlib
+import os
+import threading
+import time
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+from . import options as pool_options
+from .arguments import Arguments, PoolKey, SharedTLS, deprecated_aliases
+from .dsn import parse_dsn
+from .housekeeper import Housekeeper
+from .lease import Connection, make_deferred, make_lease
+from .pool import Pool
+
+_MAX_RECIPES = 4096  # ways of calling connect() that are remembered; a program that passes changing values forgets all
+_EXIT_TIMEOUT = 1.0  # seconds for saying goodbye at interpreter exit
+_FORK_TIMEOUT = 1.0  # seconds that a fork waits for the housekeeper
+
+
+class Recipe:
+    """One way of calling connect(), read once: its arguments and the pool that they lead to."""
+
+    __slots__ = ("aliases", "arguments", "is_simple", "options", "pool")
+
+    def __init__(self, arguments: Arguments, options: pool_options.PoolOptions, aliases: list[tuple[str, str]]) -> None:
+        self.arguments = arguments
+        self.options = options
+        self.aliases = aliases
+        self.is_simple = not aliases and not arguments.defer and not arguments.has_option_file
+        self.pool: Pool | None = None
+
+    def current_pool(self) -> Pool:
+        """Return the live pool of this recipe, making one if there is none."""
+        pool = self.pool
+        if pool is None or pool.closed:
+            pool = self.pool = _registry.pool(self.arguments, self.options)
+        return pool
+
+
+class _Registry:
+    """PoolKey → pool, and call → recipe."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.housekeeper = Housekeeper()
+        self.pools: dict[PoolKey, Pool] = {}
+        self.recipes: dict[Any, Recipe] = {}
+
+    def pool(self, arguments: Arguments, options: pool_options.PoolOptions) -> Pool:
+        """Return the live pool with this key, making one if there is none."""
+        with self.lock:
+            pool = self.pools.get(arguments.key)
+            if pool is None or pool.closed:
+                pool = self.pools[arguments.key] = Pool(arguments, options, self.housekeeper)
+            return pool
+
+    def remember(self, call: Any, recipe: Recipe) -> None:
+        with self.lock:
+            if len(self.recipes) >= _MAX_RECIPES:
+                self.recipes.clear()
+            self.recipes[call] = recipe
+
+    def forget_recipes(self) -> None:
+        with self.lock:
+            self.recipes.clear()
+
+    def live_pools(self) -> list[Pool]:
+        with self.lock:
+            for key in [key for key, pool in self.pools.items() if pool.closed]:
+                del self.pools[key]
+            return list(self.pools.values())
+
+
+_registry = _Registry()
+
+
+def connect(dsn: str | None = None, /, *, pool: Any = None, **kwargs: Any) -> Connection:
+    """Lease a connection from the pool that belongs to these arguments (PEP 249, "Constructors").
+
+    Takes PyMySQL's keyword arguments, and a DSN in front of them if you like: `mysql://user:pass@host:3306/db?...`;
+    keyword arguments override it. `pool` is a PoolOptions, a dict of its fields, or False for a connection without a
+    pool. `password` may be a callable that is asked at each physical connection.
+
+    Blocks up to the pool's `timeout` seconds for a session, and up to `connect_timeout` when one must be opened.
+    May be called from any thread.
+
+    Raises PoolTimeout, PoolFull, PoolClosed; what PyMySQL raises when connecting fails; TypeError or ValueError for
+    arguments that make no sense.
+    """
+    conv = kwargs.pop("conv", None)
+    try:
+        recipe = _registry.recipes.get((dsn, pool, *kwargs.items()))
+    except TypeError:  # not hashable
+        recipe = None
+    if recipe is None or not recipe.is_simple:  # not seen yet, or to be looked at each time
+        if pool is False:
+            return _connect_without_pool(dsn, kwargs, conv)
+        recipe = _find_recipe(dsn, pool, kwargs)
+        if recipe.aliases:
+            _warn(recipe.aliases)
+        if recipe.arguments.defer:
+            return _defer(recipe, conv)
+    home = recipe.pool
+    if home is None or home.closed:
+        home = recipe.current_pool()
+    arguments = recipe.arguments
+    return make_lease(home.acquire_session(arguments), home, recipe.current_pool, arguments, conv)
+
+
+def pools() -> list[Pool]:
+    """Return the live pools that `connect()` has made."""
+    return _registry.live_pools()
+
+
+def pool_for(dsn: str | None = None, /, *, pool: Any = None, **kwargs: Any) -> Pool | None:
+    """Return the pool that `connect()` would use with these arguments, or None when there is none yet."""
+    kwargs.pop("conv", None)
+    if pool is False:
+        return None
+    recipe = _find_recipe(dsn, pool, kwargs)
+    found = _registry.pools.get(recipe.arguments.key)
+    return None if found is None or found.closed else found
+
+
+def close_pools() -> None:
+    """Close all pools that `connect()` has made; a later `connect()` makes new ones.
+
+    Blocks for less than a second a session that is idle; leased ones are closed when they are given back.
+    """
+    with _registry.lock:
+        closing = list(_registry.pools.values())
+        _registry.pools.clear()
+        _registry.recipes.clear()
+    for pool in closing:
+        pool.close()
+
+
+def _find_recipe(dsn: str | None, pool: Any, kwargs: Mapping[str, Any]) -> Recipe:
+    """Return the recipe of a call, reading its arguments if they are new or their option file has changed."""
+    call = _call_key(dsn, pool, kwargs)
+    recipe = _registry.recipes.get(call) if call is not None else None
+    if recipe is None or not recipe.arguments.is_current():
+        recipe = _read_call(dsn, pool, kwargs)
+        if call is not None:
+            _registry.remember(call, recipe)
+    return recipe
+
+
+def _read_call(dsn: str | None, pool: Any, kwargs: Mapping[str, Any]) -> Recipe:
+    given, from_dsn = _merge(dsn, kwargs)
+    options = pool_options.resolve(pool, from_dsn)
+    return Recipe(Arguments(given, options), options, deprecated_aliases(given))
+
+
+def _merge(dsn: str | None, kwargs: Mapping[str, Any]) -> tuple[dict[str, Any], Mapping[str, object]]:
+    """Return connect arguments, the keywords overriding the DSN, and the DSN's pool options."""
+    if dsn is None:
+        return dict(kwargs), {}
+    connect_arguments, from_dsn = parse_dsn(dsn)
+    for old, new in (("db", "database"), ("passwd", "password")):
+        if old in kwargs:
+            connect_arguments.pop(new, None)
+    return {**connect_arguments, **kwargs}, from_dsn
+
+
+def _call_key(dsn: str | None, pool: Any, kwargs: Mapping[str, Any]) -> Any:
+    """Return something hashable that stands for a call, or None where there is nothing of the kind.
+
+    Dictionaries (ssl, auth_plugin_map, pool) are taken by content, and by type too: in TLS options True is not 1.
+    """
+    call: Any = (dsn, pool, *kwargs.items())
+    if _is_hashable(call):
+        return call
+    call = tuple(_frozen(item) for item in call)
+    return call if _is_hashable(call) else None
+
+
+def _is_hashable(value: Any) -> bool:
+    try:
+        hash(value)
+    except TypeError:
+        return False
+    return True
+
+
+def _frozen(value: Any) -> Any:
+    if isinstance(value, dict):
+        return ("dict", *((name, type(item), _frozen(item)) for name, item in value.items()))
+    if isinstance(value, tuple):
+        return tuple(_frozen(item) for item in value)
+    return value
+
+
+def _connect_without_pool(dsn: str | None, kwargs: Mapping[str, Any], conv: Any) -> Connection:
+    given, _ = _merge(dsn, kwargs)
+    if callable(given.get("password")):
+        given["password"] = given["password"]()
+    return Connection(conv=conv, **given)
+
+
+def _defer(recipe: Recipe, conv: Any) -> Connection:
+    arguments = recipe.arguments
+    context = SharedTLS(arguments.tls).context(arguments.template)
+    return make_deferred(recipe.current_pool, arguments, conv, context)
+
+
+def _warn(aliases: list[tuple[str, str]]) -> None:
+    for old, new in aliases:
+        warnings.warn(f"'{old}' is deprecated, use '{new}'", DeprecationWarning, stacklevel=3)
+
+
+# Processes
+
+
+def _before_fork() -> None:
+    # A running thread makes os.fork() warn from Python 3.12 on.
+    _registry.housekeeper.stop(_FORK_TIMEOUT)
+
+
+def _after_fork_in_parent() -> None:
+    _registry.housekeeper.resume()
+
+
+def _after_fork_in_child() -> None:
+    """Start with empty pools, new locks and no thread; the parent's sessions are dropped without a byte."""
+    _registry.lock = threading.Lock()
+    _registry.housekeeper = Housekeeper()
+    for pool in list(_registry.pools.values()):
+        pool.forget_parent()
+        pool._housekeeper = _registry.housekeeper
+
+
+def _at_exit() -> None:
+    """Say goodbye to the servers, for a bounded time."""
+    deadline = time.monotonic() + _EXIT_TIMEOUT
+    for pool in pools():
+        with contextlib.suppress(Exception):
+            if time.monotonic() < deadline:
+                pool.close()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)
+atexit.register(_at_exit)
+pool_options.on_change(_registry.forget_recipes)

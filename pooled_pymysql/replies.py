@@ -1,0 +1,503 @@
+"""Read the server's replies: our MySQLResult.
+
+Differs from PyMySQL's in four ways. It takes the status of every packet that ends a reply, and what the server tracked
+of the session's state, and notes both on the connection. It understands CLIENT_DEPRECATE_EOF. It parses whole buffers
+instead of asking for four bytes at a time. And a result that is collected while unread never reads the network.
+"""
+
+import struct
+from typing import Any
+
+import pymysql
+from pymysql import converters, err
+from pymysql.connections import TEXT_TYPES
+from pymysql.constants import CR, FIELD_TYPE
+from pymysql.protocol import MysqlPacket
+
+from .driver import DriverConnection, DriverField, DriverResult
+from .tracking import (
+    CLEAN,
+    DATABASE,
+    INSERT_ID,
+    RETIRE,
+    SELECTED,
+    STATUS_MORE_RESULTS,
+    STATUS_SESSION_STATE_CHANGED,
+    TOUCHED,
+    WROTE,
+    lenenc,
+    marks_of_tail,
+)
+
+CLIENT_SESSION_TRACK = (
+    1 << 23
+)  # https://dev.mysql.com/doc/dev/mysql-server/latest/group__group__cs__capabilities__flags.html
+CLIENT_DEPRECATE_EOF = 1 << 24
+
+# Where a connection is between two commands: nothing on the wire is ours, or a command or its reply is under way (and
+# whatever interrupts it leaves the wire out of step), or the reply goes on with rows or results that nobody has read.
+LANDED, IN_FLIGHT, RESULT_OPEN = range(3)
+
+_BINARY_CHARSET = 63
+_MAX_PACKET = 0xFFFFFF
+_HEADER = struct.Struct("<I").unpack_from  # length in 24 bits, sequence number in 8
+_TWO_SHORTS = struct.Struct("<HH").unpack_from
+_NULL, _OK, _EOF, _ERROR, _LOCAL_INFILE = 0xFB, 0x00, 0xFE, 0xFF, 0xFB
+_UNBUFFERED_ROWS = 18446744073709551615  # what MySQLdb shows while the number of rows is unknown
+
+# Column definitions come in the same bytes again and again; parsing one costs more than the rest of a small reply.
+_fields: dict[tuple[bytes, str], tuple[DriverField, tuple[Any, ...]]] = {}
+_MAX_FIELDS = 2048
+_MAX_FIELD_SIZE = 512
+
+
+class Ok:
+    """An OK packet, or the packet that ends a result set under CLIENT_DEPRECATE_EOF.
+
+    https://dev.mysql.com/doc/dev/mysql-server/latest/page_protocol_basic_ok_packet.html
+    """
+
+    __slots__ = ("affected_rows", "insert_id", "marks", "message", "status", "warning_count")
+
+    def __init__(self, data: bytes, has_tracking: bool) -> None:
+        affected_rows: int | None = data[1]
+        insert_id: int | None = data[2]
+        position = 3
+        if data[1] > 250 or data[2] > 250:
+            affected_rows, position = lenenc(data, 1)
+            insert_id, position = lenenc(data, position)
+        self.affected_rows = affected_rows
+        self.insert_id = insert_id
+        self.status, self.warning_count = _TWO_SHORTS(data, position)
+        position += 4
+        self.marks = CLEAN
+        if not has_tracking or position == len(data):
+            self.message = data[position:]
+            return
+        length, position = lenenc(data, position)
+        stop = position + (length or 0)
+        self.message = data[position:stop]
+        if self.status & STATUS_SESSION_STATE_CHANGED:
+            self.marks = _marks_of_state(data, stop)
+
+
+def _marks_of_state(data: bytes, position: int) -> int:
+    """Read the session-state information behind the message, which must fill the packet."""
+    length, position = lenenc(data, position)
+    if not length or position + length != len(data):
+        return TOUCHED | DATABASE  # changed, but nothing that can be read says what
+    return marks_of_tail(data[position:])
+
+
+class Tracked(DriverConnection):
+    """A connection that reads its replies with `Result` and keeps the marks that they leave."""
+
+    __slots__ = ("_flight", "_has_tracking", "_marks")
+
+    _flight: int
+    _has_tracking: bool  # CLIENT_SESSION_TRACK and CLIENT_DEPRECATE_EOF were agreed on
+    _marks: int
+
+    def note(self, ok: Ok) -> None:
+        """Keep what an OK packet tells of the session."""
+        self.server_status = ok.status
+        marks = ok.marks
+        if ok.warning_count:  # SHOW WARNINGS of the next lease would show them
+            marks |= TOUCHED
+        if ok.affected_rows:
+            marks |= WROTE
+        if ok.insert_id:
+            marks |= INSERT_ID
+        if marks:
+            self._marks |= marks
+
+    def note_end(self, ok: Ok) -> None:
+        """Keep what the packet that ends a result set tells; its counts say nothing."""
+        self.server_status = ok.status
+        self._marks |= ok.marks | (SELECTED | TOUCHED if ok.warning_count else SELECTED)
+
+    def note_error(self, error: err.MySQLError) -> None:
+        """Keep what an exception tells: whether the command is over, and that anything may have happened.
+
+        An error packet ends a command and has no status: a transaction may be open, variables set, warnings left. An
+        error of the client's own is no packet; what follows it on the wire is not known.
+        """
+        code = error.args[0] if error.args else None
+        if isinstance(code, int) and (1000 <= code < 2000 or code >= 3000):
+            self._flight = LANDED
+        self._marks |= TOUCHED | WROTE
+
+    def read_reply(self, unbuffered: bool = False) -> "Result":
+        """Read the reply to the command that was sent; of an unbuffered result set only its columns."""
+        result = Result(self)
+        try:
+            if unbuffered:
+                result.init_unbuffered_query()
+            else:
+                result.read()
+        except err.MySQLError as error:
+            self.note_error(error)
+            raise
+        self._flight = RESULT_OPEN if result.unbuffered_active or result.has_next else LANDED
+        return result
+
+    def _peek(self) -> bytes:
+        """Return what the reader holds, reading once if it is empty; errors as in PyMySQL's _read_bytes()."""
+        self._prepare_to_read()
+        try:
+            data: bytes = self._rfile.peek(1)
+        except OSError as error:
+            self._force_close()
+            text = f"Lost connection to MySQL server during query ({error})"
+            raise err.OperationalError(CR.CR_SERVER_LOST, text) from error
+        except BaseException:
+            self._force_close()
+            raise
+        if not data:
+            self._force_close()
+            raise err.OperationalError(CR.CR_SERVER_LOST, "Lost connection to MySQL server during query")
+        return data
+
+    if pymysql.VERSION >= (1, 2):
+
+        def _prepare_to_read(self) -> None:
+            if self._current_timeout != self._read_timeout:
+                self._sock.settimeout(self._read_timeout)
+                self._current_timeout = self._read_timeout
+    else:
+
+        def _prepare_to_read(self) -> None:
+            self._sock.settimeout(self._read_timeout)
+
+
+class Result(DriverResult):
+    """The reply to one command; see the module."""
+
+    def __init__(self, connection: Tracked) -> None:
+        super().__init__(connection)
+        self.abandoned = False  # nobody wants the rows that are still unread
+
+    def __del__(self) -> None:
+        """Nothing: PyMySQL reads the rest off the network here, wherever collection happens to run."""
+
+    # Whole replies
+
+    def read(self) -> None:
+        """Read a reply to its end."""
+        connection = self.connection
+        try:
+            packets = _Packets(connection)
+            try:
+                data = packets.next()
+                first = data[0]
+                if first == _OK and len(data) >= 7:
+                    self._take_ok(Ok(data, connection._has_tracking), connection)
+                elif first == _LOCAL_INFILE:
+                    packets.settle()
+                    self._read_load_local_packet(MysqlPacket(data, connection.encoding))
+                else:
+                    self._read_result_set(packets, data)
+            finally:
+                packets.settle()
+            if packets.end and not self.has_next:  # bytes that belong to no reply
+                connection._marks |= RETIRE
+        finally:
+            self.connection = None
+
+    def init_unbuffered_query(self) -> None:
+        """Read a reply up to its first row."""
+        connection = self.connection
+        packet = connection._read_packet()
+        data = packet.get_all_data()
+        if data[0] == _OK and len(data) >= 7:
+            self.connection = None
+            self._take_ok(Ok(data, connection._has_tracking), connection)
+        elif data[0] == _LOCAL_INFILE:
+            try:
+                self._read_load_local_packet(packet)
+            finally:
+                self.connection = None
+        else:
+            packets = _Packets(connection)
+            try:
+                self._read_columns(packets, data)
+            finally:
+                packets.settle()
+            self.affected_rows = _UNBUFFERED_ROWS
+            self.unbuffered_active = True
+
+    def _take_ok(self, ok: Ok, connection: Tracked) -> None:
+        self.affected_rows = ok.affected_rows
+        self.insert_id = ok.insert_id
+        self.server_status = ok.status
+        self.warning_count = ok.warning_count
+        self.message = ok.message
+        self.has_next = ok.status & STATUS_MORE_RESULTS
+        connection.note(ok)
+
+    def _read_ok_packet(self, packet: Any) -> None:
+        # PyMySQL's LOAD DATA LOCAL ends in here.
+        connection = self.connection
+        self._take_ok(Ok(packet.get_all_data(), connection._has_tracking), connection)
+
+    # Result sets
+
+    def _read_result_set(self, packets: "_Packets", data: bytes) -> None:
+        self._read_columns(packets, data)
+        rows = []
+        take_row = self._row
+        has_tracking = self.connection._has_tracking
+        while True:
+            data = packets.next()
+            if data[0] == _EOF and self._is_end(data, has_tracking):
+                break
+            rows.append(take_row(data))
+        self.affected_rows = len(rows)
+        self.rows = tuple(rows)
+
+    def _is_end(self, data: bytes, has_tracking: bool) -> bool:
+        """Say whether a packet that begins like the end of a result set is one; note what it tells.
+
+        A row may begin so too, if its first value has 16 MiB or more.
+        """
+        if has_tracking:
+            if len(data) >= _MAX_PACKET:
+                return False
+            ok = Ok(data, True)
+        else:
+            if len(data) >= 9:
+                return False
+            ok = _eof(data)
+        self.connection.note_end(ok)
+        self.warning_count = ok.warning_count
+        self.has_next = ok.status & STATUS_MORE_RESULTS
+        return True
+
+    def _read_columns(self, packets: "_Packets", data: bytes) -> None:
+        connection = self.connection
+        count, _ = lenenc(data, 0)
+        if count is None:
+            raise err.InternalError(f"a reply begins with 0x{data[0]:02x}, which is no result")
+        self.field_count = count
+        encoding = connection.encoding
+        self.fields = []
+        description = []
+        for _ in range(count):
+            field, described = _field(packets.next(), encoding)
+            self.fields.append(field)
+            description.append(described)
+        self.converters = _converters(self.fields, connection)
+        if not connection._has_tracking:
+            data = packets.next()
+            if data[0] != _EOF:
+                raise err.InternalError("column definitions do not end where they should")
+        self.description = tuple(description)
+
+    def _row(self, data: bytes) -> tuple[Any, ...]:
+        """Return the values of a row packet, text protocol."""
+        row: list[Any] = []
+        length: Any
+        position = 0
+        end = len(data)
+        for encoding, converter in self.converters:
+            if position >= end:
+                break  # as PyMySQL: some servers leave columns out
+            length = data[position]
+            position += 1
+            if length > 250:
+                if length == _NULL:
+                    row.append(None)
+                    continue
+                length, position = lenenc(data, position - 1)
+            stop = position + length
+            value: Any = data[position:stop]
+            if stop > end:
+                raise AssertionError("a row is shorter than its values")
+            position = stop
+            if encoding is not None:
+                value = value.decode(encoding)
+            if converter is not None:
+                value = converter(value)
+            row.append(value)
+        return tuple(row)
+
+    # Unbuffered results
+
+    def _read_rowdata_packet_unbuffered(self) -> tuple[Any, ...] | None:
+        if not self.unbuffered_active:
+            return None
+        connection = self.connection
+        connection._flight = IN_FLIGHT
+        try:
+            data = connection._read_packet().get_all_data()
+        except err.MySQLError as error:
+            self.unbuffered_active = False
+            connection.note_error(error)
+            raise
+        if data[0] == _EOF and self._is_end(data, connection._has_tracking):
+            self.unbuffered_active = False
+            self.connection = None
+            self.rows = None
+            connection._flight = RESULT_OPEN if self.has_next else LANDED
+            return None
+        row = self._row(data)
+        connection._flight = RESULT_OPEN
+        self.affected_rows = 1
+        self.rows = (row,)
+        return row
+
+    def _finish_unbuffered_query(self) -> None:
+        """Mark the rest as unwanted.
+
+        SSCursor's close() and __del__ are one and the same function, and collection may run anywhere, so nothing is
+        read here: the next command reads the rest, or the release does.
+        """
+        self.abandoned = True
+
+    def drain(self) -> None:
+        """Read the rest of an unbuffered result and forget it."""
+        while self.unbuffered_active:
+            try:
+                self._read_rowdata_packet_unbuffered()
+            except err.OperationalError as error:
+                if error.args[0] not in _STOPPED:
+                    raise
+                self.unbuffered_active = False
+                self.connection = None
+
+    def drain_arrived(self) -> bool:
+        """Read the rest as far as it is in the reader already; say whether that was all of it."""
+        connection = self.connection
+        for _ in range(_MAX_DRAINED):
+            if not self.unbuffered_active:
+                break
+            if not _holds_packet(connection):
+                return False
+            try:
+                self._read_rowdata_packet_unbuffered()
+            except err.MySQLError:
+                return bool(connection._flight == LANDED)
+        return not self.unbuffered_active and not self.has_next
+
+
+_MAX_DRAINED = 100  # rows; of a longer rest the session is not worth the reading
+
+
+def _holds_packet(connection: Tracked) -> bool:
+    """Say whether a whole packet can be read without waiting."""
+    sock = connection._sock
+    if sock is None:
+        return False
+    timeout = sock.gettimeout()
+    sock.settimeout(0)
+    try:
+        data = connection._rfile.peek(1)
+    except (OSError, ValueError):
+        return False
+    finally:
+        sock.settimeout(timeout)
+    return data is not None and len(data) >= 4 and len(data) >= 4 + (_HEADER(data, 0)[0] & _MAX_PACKET)
+
+
+_STOPPED = (1969, 3024)  # the query was stopped by a time limit: MariaDB's, MySQL's
+
+
+def _eof(data: bytes) -> Ok:
+    """Return a classic EOF packet as what it would be under CLIENT_DEPRECATE_EOF."""
+    warning_count, status = _TWO_SHORTS(data, 1)
+    return Ok(b"\xfe\0\0" + struct.pack("<HH", status, warning_count), False)
+
+
+def _field(data: bytes, encoding: str) -> tuple[DriverField, tuple[Any, ...]]:
+    key = (data, encoding)
+    known = _fields.get(key)
+    if known is None:
+        field = DriverField(data, encoding)
+        known = (field, field.description())
+        if len(data) <= _MAX_FIELD_SIZE:
+            if len(_fields) >= _MAX_FIELDS:
+                _fields.clear()
+            _fields[key] = known
+    return known
+
+
+def _converters(fields: list[DriverField], connection: Tracked) -> list[tuple[str | None, Any]]:
+    """Return (encoding, converter) of each column, chosen as PyMySQL chooses."""
+    decoders, use_unicode, encoding = connection.decoders, connection.use_unicode, connection.encoding
+    chosen = []
+    for field in fields:
+        kind = field.type_code
+        of_text: str | None = None
+        if use_unicode:
+            if kind == FIELD_TYPE.JSON:
+                of_text = encoding  # its charset says binary, but it is text
+            elif kind in TEXT_TYPES:
+                of_text = None if field.charsetnr == _BINARY_CHARSET else encoding
+            else:
+                of_text = "ascii"
+        converter = decoders.get(kind)
+        chosen.append((of_text, None if converter is converters.through else converter))
+    return chosen
+
+
+class _Packets:
+    """The packets of one reply, taken from whole buffers of the connection's reader.
+
+    `settle()` must be called before anything else reads from the connection.
+    """
+
+    __slots__ = ("buffer", "connection", "end", "position", "sequence")
+
+    def __init__(self, connection: Tracked) -> None:
+        self.connection = connection
+        self.buffer = b""
+        self.position = self.end = 0
+        self.sequence = connection._next_seq_id
+
+    def next(self) -> bytes:
+        """Return the next packet's payload; raises what PyMySQL's _read_packet() raises."""
+        position = self.position
+        start = position + 4
+        if start > self.end:
+            if position < self.end:
+                return self._across_buffers()
+            self._fill()
+            position, start = 0, 4
+            if start > self.end:
+                return self._across_buffers()
+        header = _HEADER(self.buffer, position)[0]
+        stop = start + (header & _MAX_PACKET)
+        if stop > self.end or header >> 24 != self.sequence or stop - start == _MAX_PACKET:
+            return self._across_buffers()
+        self.position = stop
+        self.sequence = (self.sequence + 1) & 0xFF
+        data = self.buffer[start:stop]
+        if data[0] == _ERROR:
+            self.settle()
+            err.raise_mysql_exception(data)
+        return data
+
+    def settle(self) -> None:
+        """Tell the connection and its reader how far we are."""
+        self.connection._next_seq_id = self.sequence
+        if self.position:
+            self.connection._rfile.read(self.position)
+            self.buffer = self.buffer[self.position :]
+            self.end -= self.position
+            self.position = 0
+
+    def _fill(self) -> None:
+        self.settle()
+        self.buffer = self.connection._peek()
+        self.end = len(self.buffer)
+
+    def _across_buffers(self) -> bytes:
+        """Read one packet PyMySQL's way: it does not fit, or something is wrong with it."""
+        self.settle()
+        try:
+            data: bytes = self.connection._read_packet().get_all_data()
+        finally:
+            self.sequence = self.connection._next_seq_id
+            self.buffer = b""
+            self.end = 0
+        return data

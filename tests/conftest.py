@@ -1,0 +1,123 @@
+"""The server that integration tests share, and what each of them gets of its own."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+import sys
+import uuid
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import hypothesis
+import pytest
+import servers
+from pymysql.connections import Connection
+from servers import Server
+
+# Time limits for single examples fail at random on a busy machine; pytest-timeout bounds the whole test.
+hypothesis.settings.register_profile(
+    "project",
+    parent=hypothesis.settings.get_profile(hypothesis.settings.get_current_profile_name()),
+    deadline=None,
+)
+hypothesis.settings.load_profile("project")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--server-dsn",
+        metavar="mysql://USER:PASSWORD@HOST:PORT/DATABASE",
+        help="use this running server, whose account may do everything, instead of starting one",
+    )
+
+
+def pytest_unconfigure() -> None:
+    if servers.guard.cache_info().currsize:
+        servers.guard().close()
+        servers.guard.cache_clear()
+
+
+@pytest.fixture(scope="session")
+def server(request: pytest.FixtureRequest) -> Server:
+    """The server for integration tests, with its account for TCP connections."""
+    if dsn := request.config.getoption("--server-dsn"):
+        return servers.running_server(dsn)
+    process = request.getfixturevalue("server_process")
+    return servers.prepared_server(process.port, process.unixsocket)
+
+
+@pytest.fixture(scope="session")
+def server_remains(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[int]]:
+    """Tidy up after pytest-mysql has stopped the server: what was set up first is torn down last."""
+    pids: list[int] = []
+    yield pids
+    for pid in pids:
+        servers.guard().release(pid)
+    # pytest would keep the data of the last three runs, 50 MB each.
+    for folder in tmp_path_factory.getbasetemp().glob("pytest-mysql-*"):
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def server_process(
+    request: pytest.FixtureRequest, server_remains: list[int], tmp_path_factory: pytest.TempPathFactory
+) -> Any:
+    """pytest-mysql's server process, made to work for any user, with the options that our tests need."""
+    options = servers.Programs.find().wrappers(tmp_path_factory.mktemp("programs"))
+    options |= {"mysql_params": " ".join(servers.OPTIONS), "mysql_host": servers.HOST, "mysql_user": "root"}
+    for name, value in options.items():
+        if getattr(request.config.option, name) is None:
+            setattr(request.config.option, name, value)
+    process = request.getfixturevalue("mysql_proc")
+    server_remains.append(process.process.pid)
+    servers.guard().hold(process.process.pid)
+    return process
+
+
+@pytest.fixture
+def admin(server: Server) -> Iterator[Connection[Any]]:
+    """A plain autocommit connection that may do everything."""
+    with server.connect(autocommit=True) as connection:
+        yield connection
+
+
+@pytest.fixture
+def database(admin: Connection[Any]) -> Iterator[str]:
+    """The name of a new, empty database."""
+    name = f"t_{uuid.uuid4().hex[:12]}"
+    with admin.cursor() as cursor:
+        cursor.execute(f"CREATE DATABASE {name}")
+        yield name
+        cursor.execute(f"DROP DATABASE IF EXISTS {name}")
+
+
+@pytest.fixture
+def account(server: Server, admin: Connection[Any]) -> Iterator[Server]:
+    """The server with a new account that may do everything: its connections are this test's alone."""
+    user = f"u_{uuid.uuid4().hex[:12]}"
+    servers.create_account(admin, user, user)
+    own = dataclasses.replace(server, user=user, password=user)
+    own.connect().close()  # MySQL remembers an account's first login, after which it needs no TLS
+    yield own
+    with admin.cursor() as cursor:
+        cursor.execute("DROP USER %s@'%%'", (user,))
+
+
+@pytest.fixture
+def connection_ids(server: Server, admin: Connection[Any]) -> Callable[[], set[int]]:
+    """A function that lists the ids of the account's connections on the server, `admin` left out."""
+
+    def list_ids(user: str = server.user) -> set[int]:
+        return servers.connection_ids(admin, user)
+
+    return list_ids
+
+
+@pytest.fixture(autouse=True)
+def no_pool_left() -> Iterator[None]:
+    """End every pool with its test, so that no test meets another one's sessions."""
+    yield
+    package = sys.modules.get("pooled_pymysql")
+    if close_pools := getattr(package, "close_pools", None):
+        close_pools()
