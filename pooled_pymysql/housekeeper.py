@@ -25,6 +25,10 @@ class Housekeeper:
     """The thread, its inbox and the pools it watches. All methods may be called from any thread."""
 
     def __init__(self) -> None:
+        self.start_empty()
+
+    def start_empty(self) -> None:
+        """Forget thread, pools and locks; for the child after a fork, where none of them is alive."""
         self._lock = threading.Lock()
         self._watched: dict[int, weakref.ref[Watched]] = {}
         self._thread: threading.Thread | None = None

@@ -42,7 +42,7 @@ class Home(Protocol):
     def release(self, session: Session, broken: str | None) -> None:
         """Take a session back, `broken` saying why it must be closed; never raises."""
 
-    def drop(self, session: Session) -> None:
+    def drop(self, session: Session, broken: str | None) -> None:
         """Take the session of a garbage-collected lease; callable from anywhere, never blocks, takes no lock."""
 
 
@@ -83,6 +83,10 @@ class Connection(Tracked):
     def _detach(self, session: Session) -> str | None:
         """Part from the session and become a closed connection; say why the session must not be used again, if so."""
         broken = self._drain() if self._flight else None
+        return self._part(session) or broken
+
+    def _part(self, session: Session) -> str | None:
+        """Hand the socket back to the session, with what must be known to restore it; no I/O."""
         self._session = None
         state = self.__dict__
         sock = state["_sock"]
@@ -94,7 +98,7 @@ class Connection(Tracked):
             return "lost"
         if sock is not session.sock or sock.fileno() < 0:
             return "socket replaced"
-        return broken
+        return None
 
     def _drain(self) -> str | None:
         """Read what is left of an abandoned result if it has arrived; otherwise say that it is unread."""
@@ -111,8 +115,9 @@ class Connection(Tracked):
         if session is None:
             self._force_close()
             return
-        self._session = None
-        self._home.drop(session)  # type: ignore[union-attr]
+        # Collection may run anywhere, also inside the pool's own code: nothing is read, sent or locked here.
+        broken = self._part(session) or ("unread" if self._flight else None)
+        self._home.drop(session, broken)  # type: ignore[union-attr]
 
     def _refuse_copy(self, *_: object) -> NoReturn:
         raise TypeError("a connection cannot be copied or pickled: it owns its session; call connect() instead")

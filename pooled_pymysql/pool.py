@@ -87,7 +87,7 @@ class Pool:
         self._filled = threading.Condition(self._lock)
         self._ledger: Ledger[Session] = Ledger(options.min_size, options.max_size, options.max_waiting)
         # Filled by __del__, which may run anywhere: no lock of ours may be taken there.
-        self._dropped: SimpleQueue[Session] = SimpleQueue()
+        self._dropped: SimpleQueue[tuple[Session, str | None]] = SimpleQueue()
         self._last_failure: Exception | None = None
 
     # What users see
@@ -344,9 +344,9 @@ class Pool:
             broken = session.restore()
         self._give_back(session, broken)
 
-    def drop(self, session: Session) -> None:
+    def drop(self, session: Session, broken: str | None) -> None:
         """Take the session of a garbage-collected lease: hands it over, takes no lock, reads nothing."""
-        self._dropped.put(session)
+        self._dropped.put((session, broken))
         self._housekeeper.wake()
 
     def _give_back(self, session: Session, broken: str | None) -> None:
@@ -371,15 +371,14 @@ class Pool:
         _wake(waiter)
 
     def _take_back_dropped(self) -> None:
-        """Give back the sessions whose leases were collected; what such a lease was in the middle of is not known."""
+        """Give back the sessions whose leases were collected instead of closed."""
         while True:
             try:
-                session = self._dropped.get_nowait()
+                session, broken = self._dropped.get_nowait()
             except Empty:
                 return
             self._dropped_total += 1
-            if session.pid == self._pid:
-                self._retire(session, "dropped")
+            self.release(session, broken)
 
     # Housekeeping
 
@@ -461,7 +460,7 @@ class Pool:
                 lease._detach(session)
             session.abandon()
         while not dropped.empty():
-            dropped.get_nowait().abandon()
+            dropped.get_nowait()[0].abandon()
 
     # Words
 

@@ -228,15 +228,15 @@ def _after_fork_in_parent() -> None:
 def _after_fork_in_child() -> None:
     """Start with empty pools, new locks and no thread; the parent's sessions are dropped without a byte."""
     _registry.lock = threading.Lock()
-    _registry.housekeeper = Housekeeper()
+    _registry.housekeeper.start_empty()
     for pool in list(_registry.pools.values()):
         pool.forget_parent()
-        pool._housekeeper = _registry.housekeeper
 
 
 def _at_exit() -> None:
     """Say goodbye to the servers, for a bounded time."""
     deadline = time.monotonic() + _EXIT_TIMEOUT
+    _registry.housekeeper.stop(_EXIT_TIMEOUT)
     for pool in pools():
         with contextlib.suppress(Exception):
             if time.monotonic() < deadline:
