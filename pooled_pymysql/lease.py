@@ -4,6 +4,7 @@ A lease is a real PyMySQL connection: an object of a subclass that has been give
 PyMySQL's own code runs on it at native speed, and after close() it holds the `__dict__` of a closed connection.
 """
 
+import time
 import warnings
 import weakref
 from collections.abc import Callable, Mapping
@@ -14,7 +15,7 @@ from pymysql.constants import COMMAND, CR
 
 from .arguments import Arguments
 from .driver import DriverConnection
-from .replies import IN_FLIGHT, LANDED, RESULT_OPEN, Ok, Tracked
+from .replies import IN_FLIGHT, LANDED, RESULT_OPEN, Ok, Tracked, next_arrival
 from .session import SERVER_ATTRIBUTES, Session
 from .tracking import (
     DATABASE,
@@ -82,7 +83,7 @@ class Connection(Tracked):
 
     def _detach(self, session: Session) -> str | None:
         """Part from the session and become a closed connection; say why the session must not be used again, if so."""
-        broken = self._drain() if self._flight else None
+        broken = self._drain(session.opening_took) if self._flight else None
         return self._part(session) or broken
 
     def _part(self, session: Session) -> str | None:
@@ -100,12 +101,22 @@ class Connection(Tracked):
             return "socket replaced"
         return None
 
-    def _drain(self) -> str | None:
-        """Read what is left of an abandoned result if it has arrived; otherwise say that it is unread."""
+    def _drain(self, patience: float) -> str | None:
+        """Read what is left of the last results if it is little; otherwise say that it is unread.
+
+        Of results that follow, only the status that ends a CALL is worth it. It may still be on its way: waiting for
+        it as long as opening another session took (`patience`, seconds) is never much worse than closing this one.
+        """
+        deadline = time.monotonic() + patience
         result = self._result
-        if self._flight == RESULT_OPEN and result is not None and not result.has_next and result.drain_arrived():
-            return None
-        return "unread"
+        while self._flight == RESULT_OPEN and result is not None and result.drain_until(deadline):
+            if not result.has_next:
+                return None
+            if next_arrival(self, deadline) != 0:
+                break
+            self._read_query_result()
+            result = self._result
+        return "unread" if self._flight else None
 
     def __del__(self) -> None:
         try:

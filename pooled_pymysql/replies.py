@@ -6,6 +6,7 @@ instead of asking for four bytes at a time. And a result that is collected while
 """
 
 import struct
+import time
 from typing import Any
 
 import pymysql
@@ -195,6 +196,7 @@ class Result(DriverResult):
                 elif first == _LOCAL_INFILE:
                     packets.settle()
                     self._read_load_local_packet(MysqlPacket(data, connection.encoding))
+                    packets.sequence = connection._next_seq_id
                 else:
                     self._read_result_set(packets, data)
             finally:
@@ -365,38 +367,43 @@ class Result(DriverResult):
                 self.unbuffered_active = False
                 self.connection = None
 
-    def drain_arrived(self) -> bool:
-        """Read the rest as far as it is in the reader already; say whether that was all of it."""
+    def drain_until(self, deadline: float) -> bool:
+        """Read the rest of the rows if they are few and arrive in time; say whether that was all of them."""
         connection = self.connection
         for _ in range(_MAX_DRAINED):
             if not self.unbuffered_active:
                 break
-            if not _holds_packet(connection):
+            if next_arrival(connection, deadline) is None:
                 return False
             try:
                 self._read_rowdata_packet_unbuffered()
             except err.MySQLError:
                 return bool(connection._flight == LANDED)
-        return not self.unbuffered_active and not self.has_next
+        return not self.unbuffered_active
 
 
 _MAX_DRAINED = 100  # rows; of a longer rest the session is not worth the reading
 
 
-def _holds_packet(connection: Tracked) -> bool:
-    """Say whether a whole packet can be read without waiting."""
+def next_arrival(connection: Tracked, deadline: float) -> int | None:
+    """Return the first byte of the next packet if all of it arrives before `deadline` (monotonic seconds), else None.
+
+    The reader is of no use after None.
+    """
     sock = connection._sock
     if sock is None:
-        return False
+        return None
     timeout = sock.gettimeout()
-    sock.settimeout(0)
+    sock.settimeout(max(0.0, deadline - time.monotonic()))
     try:
-        data = connection._rfile.peek(1)
+        data: bytes = connection._rfile.peek(1)
     except (OSError, ValueError):
-        return False
+        return None
     finally:
         sock.settimeout(timeout)
-    return data is not None and len(data) >= 4 and len(data) >= 4 + (_HEADER(data, 0)[0] & _MAX_PACKET)
+    if len(data) < 5 or len(data) < 4 + (_HEADER(data, 0)[0] & _MAX_PACKET):
+        return None
+    return data[4]
 
 
 _STOPPED = (1969, 3024)  # the query was stopped by a time limit: MariaDB's, MySQL's
