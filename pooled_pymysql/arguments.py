@@ -33,6 +33,7 @@ _ALIASES_WARN = pymysql.VERSION >= (1, 2)  # 'db' and 'passwd' are silent aliase
 _TLS_FILES = ("ca", "capath", "cert", "key")
 
 Stat = tuple[str, int, int, int]
+Conversions = tuple[dict[Any, Any], dict[Any, Any]]  # encoders, decoders
 
 
 class PoolKey(NamedTuple):
@@ -104,6 +105,8 @@ class Arguments:
         self.password: Callable[[], str | bytes] | None = None
         if callable(given.get("password")):
             self.password = given.pop("password")
+        elif isinstance(given.get("password"), bytearray | memoryview):
+            given["password"] = bytes(given["password"])  # the caller may wipe it
         if isinstance(given.get("ssl"), dict):
             given["ssl"] = dict(given["ssl"])  # PyMySQL writes the option file's values into it
         self._option_file = option_file_stat(given)
@@ -126,7 +129,7 @@ class Arguments:
         )
         self.key = self._make_key(options)
 
-    def conversions(self, conv: Mapping[Any, Any] | None) -> tuple[dict[Any, Any], dict[Any, Any]]:
+    def conversions(self, conv: Mapping[Any, Any] | None) -> Conversions:
         """Return encoders and decoders of one lease's own, split as PyMySQL splits `conv`.
 
         Both the argument and PyMySQL's global table may have been changed since the last call; comparing is four
@@ -161,9 +164,9 @@ class Arguments:
         return PoolKey(
             host=left.pop("host"),
             port=left.pop("port"),
-            user=_bytes(left.pop("user")),
-            password=password if self.password is None else self.password,
-            database=_bytes(left.pop("db")),
+            user=_bytes(left.pop("user"), self.template["encoding"]),
+            password=password if self.password is None else _frozen(self.password),
+            database=_bytes(left.pop("db"), self.template["encoding"]),
             unix_socket=left.pop("unix_socket"),
             bind_address=left.pop("bind_address"),
             charset=left.pop("charset"),
@@ -274,9 +277,14 @@ def _frozen(value: Any) -> Any:
     return value
 
 
-def _bytes(value: Any) -> Any:
-    """Return a name as bytes, which PyMySQL sends alike whether it was given as str or bytes."""
-    return value.encode("utf-8", "surrogateescape") if isinstance(value, str) else value
+def _bytes(value: Any, encoding: str) -> Any:
+    """Return a name as the bytes that PyMySQL sends; one that cannot be encoded is told at connecting."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return value.encode(encoding)
+    except UnicodeEncodeError:
+        return value
 
 
 def _autocommit(value: Any) -> bool | None:

@@ -4,22 +4,28 @@ A lease is a real PyMySQL connection: an object of a subclass that has been give
 PyMySQL's own code runs on it at native speed, and after close() it holds the `__dict__` of a closed connection.
 """
 
+import contextlib
 import time
 import warnings
 import weakref
 from collections.abc import Callable, Mapping
+from threading import get_ident
 from typing import Any, NoReturn, Protocol, Self
 
+import pymysql
 from pymysql import err
-from pymysql.constants import COMMAND, CR
+from pymysql.constants import CLIENT, COMMAND, CR
 
-from .arguments import Arguments
+from .arguments import Arguments, Conversions
 from .driver import DriverConnection
-from .replies import IN_FLIGHT, LANDED, RESULT_OPEN, Ok, Tracked, next_arrival
+from .replies import IN_FLIGHT, LANDED, RESULT_OPEN, Ok, next_arrival
 from .session import SERVER_ATTRIBUTES, Session
+from .sharing import Shared
 from .tracking import (
     DATABASE,
     EXECUTED,
+    FORGOTTEN,
+    MAY_BE_MANY,
     READS_FOUND_ROWS,
     READS_ROW_COUNT,
     RETIRE,
@@ -31,7 +37,10 @@ from .tracking import (
 )
 
 _new = object.__new__
+_LOOK_CLOSER = MAY_BE_MANY | READS_FOUND_ROWS | READS_ROW_COUNT
+
 _send_command = DriverConnection._execute_command
+_ENCODING_ERRORS = () if pymysql.VERSION >= (1, 2) else ("surrogateescape",)
 
 
 class Home(Protocol):
@@ -47,25 +56,27 @@ class Home(Protocol):
         """Take the session of a garbage-collected lease; callable from anywhere, never blocks, takes no lock."""
 
 
-class Connection(Tracked):
+class Connection(Shared):
     """What `connect()` returns: a lease while `connect()` made it, a plain connection when called directly.
 
     The attributes of PyMySQL's connection are in `__dict__`; ours are in slots beside it.
     """
 
-    __slots__ = ("_arguments", "_find_home", "_home", "_session")
+    __slots__ = ("_arguments", "_find_home", "_held", "_home", "_session")
 
     _arguments: Arguments | None
     _find_home: Callable[[], Home] | None
+    _held: list[Session]  # the session, until someone gives it back: pop() lets exactly one thread do it
     _home: Home | None
-    _session: Session | None
+    _session: Session | None  # the session, for the statement path
 
-    def __new__(cls, **_kwargs: Any) -> Self:
+    def __new__(cls, *_args: Any, **_kwargs: Any) -> Self:
         self = _new(cls)
         self._arguments = self._find_home = self._home = self._session = None
+        self._held = []
         self._has_tracking = False
-        self._flight = LANDED
         self._marks = 0
+        self.start_alone()
         return self
 
     # Giving back
@@ -73,16 +84,29 @@ class Connection(Tracked):
     def close(self) -> None:
         """Give the session back to its pool; the connection is dead afterwards, as PyMySQL's is (PEP 249).
 
-        Sends at most one packet and waits for nothing. Raises Error when it is closed already.
+        Sends at most one packet and waits for nothing. A statement that another thread is running on it fails as a lost
+        connection. Raises Error when it is closed already.
         """
-        session = self._session
-        if session is None:
+        try:
+            session = self._held.pop()
+        except IndexError:
             super().close()
             return
         self._home.release(session, self._detach(session))  # type: ignore[union-attr]
 
     def _detach(self, session: Session) -> str | None:
         """Part from the session and become a closed connection; say why the session must not be used again, if so."""
+        if not self._turn.acquire(False) and self._owner != get_ident():
+            session.interrupt()
+            return self._part(session) or "closed in use"
+        self._owner = get_ident()
+        try:
+            return self._detach_alone(session)
+        finally:
+            self._owner = 0
+            self._turn.release()
+
+    def _detach_alone(self, session: Session) -> str | None:
         broken = self._drain(session.opening_took) if self._flight else None
         return self._part(session) or broken
 
@@ -108,22 +132,22 @@ class Connection(Tracked):
         it as long as opening another session took (`patience`, seconds) is never much worse than closing this one.
         """
         deadline = time.monotonic() + patience
-        result = self._result
+        result = self.__dict__["_result"]
         while self._flight == RESULT_OPEN and result is not None and result.drain_until(deadline):
             if not result.has_next:
                 return None
             if next_arrival(self, deadline) != 0:
                 break
-            self._read_query_result()
-            result = self._result
+            self._flight = IN_FLIGHT
+            result = self.read_reply()
         return "unread" if self._flight else None
 
     def __del__(self) -> None:
         try:
-            session = self._session
+            session = self._held.pop()
         except AttributeError:  # made by copying another's __dict__: the socket is not ours to close
             return
-        if session is None:
+        except IndexError:
             self._force_close()
             return
         # Collection may run anywhere, also inside the pool's own code: nothing is read, sent or locked here.
@@ -145,12 +169,13 @@ class Connection(Tracked):
 
         Blocks up to the pool's timeout; raises what `connect()` raises.
         """
-        session = self._session
         if self._find_home is None:
-            self._flight, self._has_tracking = LANDED, False
+            self._has_tracking = False
+            self.start_alone()
             super().connect(sock)
             return
-        if session is not None:
+        with contextlib.suppress(IndexError):
+            session = self._held.pop()
             self._home.release(session, self._detach(session))  # type: ignore[union-attr]
         if sock is not None or self._was_redirected():
             self._find_home = self._home = None
@@ -184,8 +209,22 @@ class Connection(Tracked):
 
     # The statement path: in flight from before the first byte of a command until its last packet was read
 
+    def turn_timeout(self) -> float | None:
+        """The pool's `timeout`; no limit without a pool."""
+        return None if self._arguments is None else self._arguments.key.options.timeout
+
     def _execute_command(self, command: int, sql: Any) -> None:
         if not self._sock:
+            raise err.InterfaceError(0, "")
+        self.take_turn()
+        try:
+            self._send(command, sql)
+        except BaseException as error:
+            self.fail_turn(error)
+            raise
+
+    def _send(self, command: int, sql: Any) -> None:
+        if not self._sock:  # closed while we waited
             raise err.InterfaceError(0, "")
         if self._flight:
             self._finish_results()
@@ -200,12 +239,16 @@ class Connection(Tracked):
             return
         if command == COMMAND.COM_QUERY:
             marks = marks_of_statement(sql, self.encoding, self.server_status)
-            if marks & (READS_FOUND_ROWS | READS_ROW_COUNT):
+            if marks & _LOOK_CLOSER:
+                if marks & MAY_BE_MANY and self.client_flag & CLIENT.MULTI_STATEMENTS:
+                    marks |= SUSPECT | DATABASE
                 self._forget_counts(marks)
-            self._marks |= marks | EXECUTED
+            self._statement = marks
+            self._marks |= marks & ~SELECTED | EXECUTED
         elif command != COMMAND.COM_PING:
             known = command == COMMAND.COM_INIT_DB
             self._marks |= TOUCHED | DATABASE if known else TOUCHED | SUSPECT | DATABASE | RETIRE
+            self._statement = TOUCHED
         self._flight = IN_FLIGHT
         _send_command(self, command, sql)
         if session.owed:
@@ -217,15 +260,16 @@ class Connection(Tracked):
             raise err.OperationalError(
                 CR.CR_COMMANDS_OUT_OF_SYNC, "Commands out of sync; the last command's reply was not read to its end"
             )
-        result = self._result
-        if result is not None:
-            if result.unbuffered_active:
-                if not result.abandoned:
-                    warnings.warn("Previous unbuffered result was left incomplete", stacklevel=5)
-                result.drain()
-            while self._result.has_next:
-                self.next_result()
-            self._result = None
+        result = self.__dict__["_result"]
+        if result.unbuffered_active:
+            if not result.abandoned:
+                warnings.warn("Previous unbuffered result was left incomplete", stacklevel=6)
+            result.drain()
+        while result.has_next:
+            result.has_next = 0  # for the cursor that would ask for it
+            self._flight = IN_FLIGHT
+            result = self.read_reply()
+        self._result = None
         self._flight = LANDED
 
     def _read_owed(self, session: Session) -> None:
@@ -248,13 +292,14 @@ class Connection(Tracked):
         self._next_seq_id = sequence
 
     def _forget_counts(self, marks: int) -> None:
-        """Make FOUND_ROWS() and ROW_COUNT() what they are on a new connection, unless the lease has set its own."""
-        own = SELECTED if marks & READS_FOUND_ROWS else EXECUTED
-        if self._marks & own:
+        """Make FOUND_ROWS() and ROW_COUNT() what they are on a new connection, unless they are the lease's own."""
+        foreign_rows = marks & READS_FOUND_ROWS and not self._marks & (SELECTED | FORGOTTEN)
+        foreign_count = marks & READS_ROW_COUNT and not self._marks & EXECUTED
+        if not foreign_rows and not foreign_count:
             return
         # A new session's FOUND_ROWS() is 1 on MariaDB and 0 on MySQL. A SET makes ROW_COUNT() 0.
         first = b"SELECT 1" if "mariadb" in self.server_version.lower() else b"SELECT 1 FROM DUAL WHERE FALSE"
-        kept = self._marks
+        kept = self._marks | FORGOTTEN
         for statement in (first, b"SET @@session.autocommit = @@session.autocommit"):
             self._flight = IN_FLIGHT
             _send_command(self, COMMAND.COM_QUERY, statement)
@@ -262,47 +307,91 @@ class Connection(Tracked):
         self._marks = kept
 
     def _read_query_result(self, unbuffered: bool = False) -> int:
-        self._result = None
         self._flight = IN_FLIGHT
-        self._result = result = self.read_reply(unbuffered)
+        try:
+            self._result = result = self.read_reply(unbuffered)
+        except BaseException as error:
+            self.fail_turn(error)
+            raise
+        self.end_turn()
         return result.affected_rows  # type: ignore[return-value]
+
+    def query(self, sql: Any, unbuffered: bool = False) -> int:
+        """Run a statement and read its reply, as PyMySQL does, returning the number of rows."""
+        if isinstance(sql, str):
+            sql = sql.encode(self.encoding, *_ENCODING_ERRORS)
+        self._execute_command(COMMAND.COM_QUERY, sql)
+        self._affected_rows = rows = self._read_query_result(unbuffered)
+        return rows
+
+    def next_result(self, unbuffered: bool = False) -> int:
+        """Read the next result of the last command, returning the number of its rows."""
+        if self._flight != RESULT_OPEN:
+            raise err.OperationalError(CR.CR_COMMANDS_OUT_OF_SYNC, "Commands out of sync; there is no further result")
+        self.adopt_turn()
+        self._affected_rows = rows = self._read_query_result(unbuffered)
+        return rows
+
+    def affected_rows(self) -> int:
+        """Return the rows that the calling thread's last statement affected, else the connection's last."""
+        return self._affected_rows if self._results is None else getattr(self.own_result(), "affected_rows", 0)
+
+    def insert_id(self) -> int:
+        """Return the insert id of the calling thread's last statement, else of the connection's last."""
+        return getattr(self.own_result(), "insert_id", 0)
 
     def _read_ok_packet(self) -> Ok:
         try:
             data = self._read_packet().get_all_data()
-        except err.MySQLError as error:
-            self.note_error(error)
+            if data[0] != 0 or len(data) < 7:
+                raise err.OperationalError(CR.CR_COMMANDS_OUT_OF_SYNC, "Command Out of Sync")
+            ok = Ok(data, self._has_tracking)
+            self.note(ok)
+            self._flight = LANDED
+        except BaseException as error:
+            self._fail(error)
             raise
-        if data[0] != 0 or len(data) < 7:
-            raise err.OperationalError(CR.CR_COMMANDS_OUT_OF_SYNC, "Command Out of Sync")
-        ok = Ok(data, self._has_tracking)
-        self.note(ok)
-        self._flight = LANDED
+        self.end_turn()
         return ok
+
+    def _fail(self, error: BaseException) -> None:
+        if isinstance(error, err.MySQLError):
+            self.note_error(error)
+        self.fail_turn(error)
 
     def set_character_set(self, charset: str, collation: str | None = None) -> None:
         """Send SET NAMES and follow it on the client's side, as PyMySQL does."""
         try:
             super().set_character_set(charset, collation)
-        except err.MySQLError as error:
-            self.note_error(error)
+        except BaseException as error:
+            if self._owner == get_ident():  # else it never was our turn
+                self._fail(error)
             raise
         self._flight = LANDED
+        self.end_turn()
 
     def show_warnings(self) -> Any:
         """Return the rows of SHOW WARNINGS."""
         self._execute_command(COMMAND.COM_QUERY, "SHOW WARNINGS")
-        return self.read_reply().rows
+        try:
+            result = self.read_reply()
+        except BaseException as error:
+            self.fail_turn(error)
+            raise
+        self.end_turn()
+        return result.rows
 
 
 def make_lease(
-    session: Session, home: Home, find_home: Callable[[], Home], arguments: Arguments, conv: Mapping[Any, Any] | None
+    session: Session, home: Home, find_home: Callable[[], Home], arguments: Arguments, conversions: Conversions
 ) -> Connection:
-    """Hand a session's state over to a new connection object; sends nothing."""
+    """Hand a session's state over to a new connection object; sends nothing, and must not fail."""
     lease: Connection = _new(Connection)
     state = session.pristine.copy()
     state.update(arguments.overlay)
-    state["encoders"], state["decoders"] = arguments.conversions(conv)
+    state["encoders"], state["decoders"] = conversions
+    state["_connect_attrs"] = state["_connect_attrs"].copy()
+    state["_auth_plugin_map"] = state["_auth_plugin_map"].copy()
     if "_current_timeout" in state:  # PyMySQL 1.2 sets the socket's timeout only where this differs
         state["_current_timeout"] = session.sock.gettimeout()
     lease.__dict__ = state
@@ -314,10 +403,11 @@ def make_lease(
 
 def _bind(lease: Connection, session: Session, home: Home) -> None:
     lease._has_tracking = session.has_tracking
-    lease._flight = LANDED
     lease._marks = 0
+    lease.start_alone()
     lease._home = home
     lease._session = session
+    lease._held = [session]
     session.lease = weakref.ref(lease)
 
 

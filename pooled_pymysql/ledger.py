@@ -55,7 +55,7 @@ class Ledger(Generic[S]):
 
     __slots__ = (
         "closed", "closed_by_reason", "full", "idle", "in_use", "leases", "max_size", "max_waiting", "min_size",
-        "opened", "opening", "owing", "timeouts", "waiting",
+        "opened", "opening", "owing", "timeouts", "waiting", "watching",
     )  # fmt: skip
 
     def __init__(self, min_size: int, max_size: int, max_waiting: int | None) -> None:
@@ -67,6 +67,8 @@ class Ledger(Generic[S]):
         self.in_use: set[S] = set()  # strong references: a dropped lease must not take its session along
         self.opening = 0
         self.waiting: OrderedDict[Waiter[S], None] = OrderedDict()  # first come, first served; O(1) to leave
+        # Callers who hold a session that owes and would rather have another; they came before all who wait.
+        self.watching: OrderedDict[Waiter[S], None] = OrderedDict()
         self.closed = False
         self.leases = 0
         self.opened = 0
@@ -119,13 +121,20 @@ class Ledger(Generic[S]):
             raise PoolFull
         self.waiting[waiter] = None
 
+    def watch(self, waiter: Waiter[S]) -> None:
+        """Let a caller who holds a session that owes have the next one that comes, before all who wait."""
+        self.watching[waiter] = None
+
     def give_up(self, waiter: Waiter[S]) -> bool:
-        """Take a caller out of the queue; False when something was given to it in the meantime."""
+        """Take a caller out of its queue; False when something was given to it in the meantime."""
         if waiter.state is not WaiterState.WAITING:
             return False
-        del self.waiting[waiter]
+        if waiter in self.watching:
+            del self.watching[waiter]
+        else:
+            del self.waiting[waiter]
+            self.timeouts += 1
         waiter._move(WaiterState.GONE)
-        self.timeouts += 1
         return True
 
     def opened_for_caller(self, session: S) -> None:
@@ -140,6 +149,7 @@ class Ledger(Generic[S]):
         self.opening -= 1
         self.opened += 1
         if self.closed:
+            self.closed_by_reason["pool closed"] += 1
             raise PoolClosed
         return self._offer(session, now)
 
@@ -164,11 +174,13 @@ class Ledger(Generic[S]):
         keep: list[S] = []
         gone: list[tuple[S, str]] = []
         spare = self.size - self.min_size
+        spare -= sum(now >= session.expires_at for session in self.idle)
         for session in self.idle:  # coldest first
             if now >= session.expires_at:
                 gone.append((session, "max_lifetime"))
-            elif idle_timeout is not None and len(gone) < spare and now - session.idle_since >= idle_timeout:
+            elif idle_timeout is not None and spare > 0 and now - session.idle_since >= idle_timeout:
                 gone.append((session, "idle_timeout"))
+                spare -= 1
             else:
                 keep.append(session)
         if gone:
@@ -186,7 +198,8 @@ class Ledger(Generic[S]):
         idle = [*self.idle, *self.owing]
         self.idle.clear()
         self.owing.clear()
-        waiters = list(self.waiting)
+        waiters = [*self.watching, *self.waiting]
+        self.watching.clear()
         self.waiting.clear()
         for waiter in waiters:
             waiter._move(WaiterState.REFUSED)
@@ -200,6 +213,10 @@ class Ledger(Generic[S]):
         assert len(set(self.idle)) == len(self.idle)
         assert not self.in_use.intersection([*self.idle, *self.owing])
         assert not set(self.owing).intersection(self.idle)
+        assert all(waiter.state is WaiterState.WAITING for waiter in self.watching)
+        assert len(self.watching) <= len(self.in_use)
+        if self.watching:
+            assert not self.idle
         if self.waiting:
             assert not self.idle
             assert not self.owing
@@ -211,11 +228,12 @@ class Ledger(Generic[S]):
         assert all(waiter.state is WaiterState.WAITING for waiter in self.waiting)
 
     def _offer(self, session: S, now: float, *, owing: bool = False) -> Waiter[S] | None:
-        if not self.waiting:
+        # Whoever watches holds a session that owes already, and has no use for another of that kind.
+        waiter = self._next(watching=not owing)
+        if waiter is None:
             session.idle_since = now
             (self.owing if owing else self.idle).append(session)
             return None
-        waiter, _ = self.waiting.popitem(last=False)
         waiter._move(WaiterState.GIVEN_SESSION)
         waiter.session = session
         self.in_use.add(session)
@@ -223,9 +241,16 @@ class Ledger(Generic[S]):
         return waiter
 
     def _offer_room(self) -> Waiter[S] | None:
-        if not self.waiting or self.size >= self.max_size:
+        if self.size >= self.max_size:
             return None
-        waiter, _ = self.waiting.popitem(last=False)
+        waiter = self._next(watching=True)
+        if waiter is None:
+            return None
         waiter._move(WaiterState.GIVEN_ROOM)
         self.opening += 1
         return waiter
+
+    def _next(self, *, watching: bool) -> Waiter[S] | None:
+        """Take the first caller out of the queues."""
+        queue = self.watching if watching and self.watching else self.waiting
+        return queue.popitem(last=False)[0] if queue else None

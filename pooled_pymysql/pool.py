@@ -119,7 +119,7 @@ class Pool:
                 idle=len(ledger.idle) + len(ledger.owing),
                 in_use=len(ledger.in_use),
                 opening=ledger.opening,
-                waiting=len(ledger.waiting),
+                waiting=len(ledger.waiting) + len(ledger.watching),
                 min_size=ledger.min_size,
                 max_size=ledger.max_size,
                 leases=ledger.leases,
@@ -138,8 +138,11 @@ class Pool:
 
         Raises PoolTimeout, PoolFull, PoolClosed, or what PyMySQL raises when connecting fails.
         """
+        if timeout is not _UNSET and timeout is not None and not timeout >= 0:
+            raise ValueError(f"timeout takes seconds, at least 0, or None for no limit, not {timeout!r}")
+        conversions = self._arguments.conversions(self._arguments.conv)
         session = self.acquire_session(self._arguments, timeout)
-        return make_lease(session, self, self._itself, self._arguments, self._arguments.conv)
+        return make_lease(session, self, self._itself, self._arguments, conversions)
 
     @contextlib.contextmanager
     def connection(self, timeout: float | None = _UNSET) -> Iterator[Connection]:
@@ -213,25 +216,63 @@ class Pool:
     def _acquire_slowly(self, arguments: Arguments, timeout: float | None) -> Session:
         """Find a session that can be used, or open one where there is room, or wait, first come first served."""
         started = _monotonic()
-        patience = 0.0
         while True:
             self._take_back_dropped()
             session = self._take_or_queue(timeout, started)
             if session is None:
                 return self._open(arguments)
-            patience = max(session.opening_took, min(2 * patience, _LONGEST_WAIT))
-            mail = self._settle(session, patience)
+            mail = self._settle(session, session.opening_took)
+            if mail is Mail.UNDER_WAY:
+                session, mail = self._watch(session, timeout, started)
+                if session is None:
+                    return self._open(arguments)
             if mail is Mail.READ:
                 return session
-            if mail is Mail.BAD:
-                self._retire(session, "lost while idle")
-                continue
-            if self._put_owing(session):
-                return self._open(arguments)
-            if timeout is not None and _monotonic() >= started + timeout:
-                with self._lock:
-                    self._ledger.timeouts += 1
-                raise self._timeout_error(_monotonic() - started)
+            self._retire(session, "lost while idle")
+
+    def _watch(self, session: Session, timeout: float | None, started: float) -> tuple[Session | None, Mail]:
+        """Wait for what a session owes, for another session, or for room to open one (None), whichever is first."""
+        waiter = _Sleeper()
+        with self._lock:
+            may_open = not self._ledger.closed and self._ledger.reserve()
+            if not may_open:
+                self._ledger.watch(waiter)
+        if may_open:
+            self._put_back(session)
+            return None, Mail.READ
+        try:
+            mail = self._wait_for_mail(session, waiter, timeout, started)
+        except BaseException:
+            self._return_gift(waiter)
+            self._put_back(session)
+            raise
+        with self._lock:
+            empty_handed = self._ledger.give_up(waiter)
+        if empty_handed:
+            return self._end_watch(session, mail, started)
+        self._put_back(session)
+        if waiter.state is WaiterState.REFUSED:
+            raise self._closed_error()
+        return waiter.session, Mail.READ if waiter.session is None else self._settle(waiter.session, 0.0)
+
+    def _wait_for_mail(self, session: Session, waiter: _Sleeper, timeout: float | None, started: float) -> Mail:
+        """Wait until the session owes nothing, the waiter was given something, or the time is over."""
+        while True:
+            patience = _LONGEST_WAIT if timeout is None else min(_LONGEST_WAIT, started + timeout - _monotonic())
+            if patience <= 0:
+                return Mail.UNDER_WAY
+            mail = self._settle(session, patience)
+            if mail is not Mail.UNDER_WAY or waiter.state is not WaiterState.WAITING:
+                return mail
+
+    def _end_watch(self, session: Session, mail: Mail, started: float) -> tuple[Session, Mail]:
+        """Come back with the session that was waited for, or with none in time."""
+        if mail is not Mail.UNDER_WAY:
+            return session, mail
+        self._put_back(session)
+        with self._lock:
+            self._ledger.timeouts += 1
+        raise self._timeout_error(_monotonic() - started)
 
     def _settle(self, session: Session, patience: float) -> Mail:
         """Read what a session owes, for up to `patience` s, and look whether it is alive; READ: it may be used.
@@ -250,16 +291,15 @@ class Pool:
         # Replies that arrived prove nothing about now.
         return Mail.BAD if session.poll(0) else Mail.READ
 
-    def _put_owing(self, session: Session) -> bool:
-        """Put back a session that owes still; say whether another may be opened instead (it is reserved then)."""
+    def _put_back(self, session: Session) -> None:
+        """Put back a session that was only looked at."""
         with self._lock:
             closed = self._ledger.closed
-            reserved = not closed and self._ledger.reserve()
-            waiter = None if closed else self._ledger.put_back(session, _monotonic(), owing=True)
+            owing = bool(session.owed) and not session.owes_little
+            waiter = None if closed else self._ledger.put_back(session, _monotonic(), owing=owing)
         if closed:
             self._retire(session, "pool closed")
         _wake(waiter)
-        return reserved
 
     def _take_or_queue(self, timeout: float | None, started: float) -> Session | None:
         """Return a session, which may owe, or None when one may be opened; wait for either if there is neither."""
@@ -405,13 +445,7 @@ class Pool:
             if mail is Mail.BAD:
                 self._retire(session, "not restored")
                 continue
-            with self._lock:
-                closed = self._ledger.closed
-                owing = mail is Mail.UNDER_WAY
-                waiter = None if closed else self._ledger.put_back(session, _monotonic(), owing=owing)
-            if closed:
-                self._retire(session, "pool closed")
-            _wake(waiter)
+            self._put_back(session)
 
     def _fill(self) -> None:
         """Open sessions until min_size is reached or one fails."""
@@ -471,7 +505,7 @@ class Pool:
         ledger = self._ledger
         return (
             f"in_use={len(ledger.in_use)} idle={len(ledger.idle) + len(ledger.owing)} opening={ledger.opening}"
-            f" waiting={len(ledger.waiting)} max_size={ledger.max_size}"
+            f" waiting={len(ledger.waiting) + len(ledger.watching)} max_size={ledger.max_size}"
         )
 
     def _timeout_error(self, waited: float) -> PoolTimeout:

@@ -108,7 +108,8 @@ def connect(dsn: str | None = None, /, *, pool: Any = None, **kwargs: Any) -> Co
     if home is None or home.closed:
         home = recipe.current_pool()
     arguments = recipe.arguments
-    return make_lease(home.acquire_session(arguments), home, recipe.current_pool, arguments, conv)
+    conversions = arguments.conversions(conv)  # first: what can fail must not cost a session
+    return make_lease(home.acquire_session(arguments), home, recipe.current_pool, arguments, conversions)
 
 
 def pools() -> list[Pool]:
@@ -190,6 +191,8 @@ def _is_hashable(value: Any) -> bool:
 def _frozen(value: Any) -> Any:
     if isinstance(value, dict):
         return ("dict", *((name, type(item), _frozen(item)) for name, item in value.items()))
+    if isinstance(value, bytearray | memoryview):
+        return ("bytes", bytes(value))
     if isinstance(value, tuple):
         return tuple(_frozen(item) for item in value)
     return value

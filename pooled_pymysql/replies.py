@@ -24,6 +24,7 @@ from .tracking import (
     SELECTED,
     STATUS_MORE_RESULTS,
     STATUS_SESSION_STATE_CHANGED,
+    SUSPECT,
     TOUCHED,
     WROTE,
     lenenc,
@@ -93,16 +94,29 @@ def _marks_of_state(data: bytes, position: int) -> int:
 class Tracked(DriverConnection):
     """A connection that reads its replies with `Result` and keeps the marks that they leave."""
 
-    __slots__ = ("_flight", "_has_tracking", "_marks")
+    __slots__ = ("_flight", "_has_tracking", "_marks", "_statement")
 
     _flight: int
     _has_tracking: bool  # CLIENT_SESSION_TRACK and CLIENT_DEPRECATE_EOF were agreed on
-    _marks: int
+    _marks: int  # of the lease
+    _statement: int  # marks of the last statement's text
+
+    def end_turn(self) -> None:
+        """A reply was read to its end, or failed; see sharing.Shared."""
+
+    def adopt_turn(self) -> None:
+        """A thread goes on reading an open result; see sharing.Shared."""
+
+    def fail_turn(self, error: BaseException) -> None:
+        """Reading failed; see sharing.Shared."""
+
+    def abandon_turn(self) -> None:
+        """The open result is not wanted any more; see sharing.Shared."""
 
     def note(self, ok: Ok) -> None:
         """Keep what an OK packet tells of the session."""
         self.server_status = ok.status
-        marks = ok.marks
+        marks = self._told(ok.marks) if ok.marks else CLEAN
         if ok.warning_count:  # SHOW WARNINGS of the next lease would show them
             marks |= TOUCHED
         if ok.affected_rows:
@@ -115,7 +129,14 @@ class Tracked(DriverConnection):
     def note_end(self, ok: Ok) -> None:
         """Keep what the packet that ends a result set tells; its counts say nothing."""
         self.server_status = ok.status
-        self._marks |= ok.marks | (SELECTED | TOUCHED if ok.warning_count else SELECTED)
+        if ok.warning_count:
+            self._marks |= TOUCHED
+        if ok.marks:
+            self._marks |= self._told(ok.marks)
+
+    def _told(self, marks: int) -> int:
+        """Return what the server's marks mean: a routine behind a harmless statement may have done anything."""
+        return marks if self._statement & TOUCHED else marks | SUSPECT | DATABASE
 
     def note_error(self, error: err.MySQLError) -> None:
         """Keep what an exception tells: whether the command is over, and that anything may have happened.
@@ -140,6 +161,7 @@ class Tracked(DriverConnection):
             self.note_error(error)
             raise
         self._flight = RESULT_OPEN if result.unbuffered_active or result.has_next else LANDED
+        self._marks |= self._statement & SELECTED
         return result
 
     def _peek(self) -> bytes:
@@ -329,18 +351,25 @@ class Result(DriverResult):
         if not self.unbuffered_active:
             return None
         connection = self.connection
+        if not self.abandoned:
+            connection.adopt_turn()
         connection._flight = IN_FLIGHT
         try:
             data = connection._read_packet().get_all_data()
-        except err.MySQLError as error:
+        except BaseException as error:
             self.unbuffered_active = False
-            connection.note_error(error)
+            if isinstance(error, err.MySQLError):
+                connection.note_error(error)
+            if not self.abandoned:
+                connection.fail_turn(error)
             raise
         if data[0] == _EOF and self._is_end(data, connection._has_tracking):
             self.unbuffered_active = False
             self.connection = None
             self.rows = None
             connection._flight = RESULT_OPEN if self.has_next else LANDED
+            if not self.abandoned:  # else the turn is that of whoever drains it
+                connection.end_turn()
             return None
         row = self._row(data)
         connection._flight = RESULT_OPEN
@@ -354,10 +383,13 @@ class Result(DriverResult):
         SSCursor's close() and __del__ are one and the same function, and collection may run anywhere, so nothing is
         read here: the next command reads the rest, or the release does.
         """
-        self.abandoned = True
+        if self.unbuffered_active and not self.abandoned:
+            self.abandoned = True
+            self.connection.abandon_turn()
 
     def drain(self) -> None:
-        """Read the rest of an unbuffered result and forget it."""
+        """Read the rest of an unbuffered result and forget it; the turn is the caller's."""
+        self.abandoned = True
         while self.unbuffered_active:
             try:
                 self._read_rowdata_packet_unbuffered()
@@ -370,6 +402,7 @@ class Result(DriverResult):
     def drain_until(self, deadline: float) -> bool:
         """Read the rest of the rows if they are few and arrive in time; say whether that was all of them."""
         connection = self.connection
+        self.abandoned = True
         for _ in range(_MAX_DRAINED):
             if not self.unbuffered_active:
                 break
@@ -453,10 +486,11 @@ class _Packets:
     `settle()` must be called before anything else reads from the connection.
     """
 
-    __slots__ = ("buffer", "connection", "end", "position", "sequence")
+    __slots__ = ("buffer", "connection", "end", "position", "reader", "sequence")
 
     def __init__(self, connection: Tracked) -> None:
         self.connection = connection
+        self.reader = connection._rfile
         self.buffer = b""
         self.position = self.end = 0
         self.sequence = connection._next_seq_id
@@ -488,7 +522,7 @@ class _Packets:
         """Tell the connection and its reader how far we are."""
         self.connection._next_seq_id = self.sequence
         if self.position:
-            self.connection._rfile.read(self.position)
+            self.reader.read(self.position)
             self.buffer = self.buffer[self.position :]
             self.end -= self.position
             self.position = 0

@@ -1,5 +1,6 @@
 """Open, validate, restore and close server sessions; nothing else in the package does."""
 
+import contextlib
 import enum
 import select
 import socket
@@ -178,6 +179,13 @@ class Session:
             del inbox[:stop]
 
     # The end
+
+    def interrupt(self) -> None:
+        """Make whoever reads from or writes to the socket fail as on a lost connection; callable from any thread."""
+        with contextlib.suppress(OSError):
+            socket.socket.shutdown(
+                self.sock, socket.SHUT_RDWR
+            )  # not SSLSocket's, which would take TLS away from under it
 
     def close(self) -> None:
         """Say goodbye and close the socket; never raises, blocks for less than a second."""
@@ -549,6 +557,7 @@ def _new_wire(arguments: Arguments, tls: SharedTLS, pid: int) -> _Wire:
     wire._has_tracking = False
     wire._marks = 0
     wire._flight = LANDED
+    wire._statement = TOUCHED
     return wire
 
 

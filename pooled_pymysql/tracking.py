@@ -20,8 +20,10 @@ WROTE: Final = 16  # a transaction may hold changes, so rolling it back may take
 DATABASE: Final = 32  # the current database may have changed
 READS_FOUND_ROWS: Final = 64  # asks for FOUND_ROWS(), which no reset clears
 READS_ROW_COUNT: Final = 128  # asks for ROW_COUNT(), which a clean lease leaves behind
-EXECUTED: Final = 256  # the lease has run a statement of its own
-SELECTED: Final = 512  # the lease has read a result set of its own
+FORGOTTEN: Final = 2048  # what the last lease left in FOUND_ROWS() was cleared
+MAY_BE_MANY: Final = 1024  # not read to its end: more statements may follow, if the connection allows them
+EXECUTED: Final = 256  # the lease has run a statement of its own, so ROW_COUNT() is its own
+SELECTED: Final = 512  # FOUND_ROWS() is the lease's own, or may be
 
 # Bits of a reply's status, https://dev.mysql.com/doc/dev/mysql-server/latest/mysql__com_8h.html
 STATUS_IN_TRANS: Final = 0x0001
@@ -42,23 +44,33 @@ MAX_SCANNED: Final = 4096
 _HEAD = re.compile(rb"(?:[\s(]++|/\*(?!M?!)(?:[^*]++|\*(?!/))*+\*/)*+([A-Za-z]{1,20}+)")
 _MAX_HEAD = 512
 
-# Verbs that change nothing in the session beyond what replies tell, unless the deny-list below finds something.
-_HARMLESS = frozenset(
-    b"SELECT INSERT UPDATE DELETE REPLACE WITH VALUES TABLE SHOW EXPLAIN DESCRIBE DESC SAVEPOINT HELP".split()
-)
+_READS_COUNTS: Final = READS_FOUND_ROWS | READS_ROW_COUNT
+
+# Verbs that change nothing in the session beyond what replies tell, unless the deny-list below finds something. Which
+# of the last group set FOUND_ROWS() depends on the server; what the last lease left is cleared before them.
+_HARMLESS = {
+    **dict.fromkeys(b"SELECT WITH VALUES TABLE INSERT UPDATE DELETE REPLACE".split(), SELECTED),
+    b"SAVEPOINT": CLEAN,
+    **dict.fromkeys(b"SHOW EXPLAIN DESCRIBE DESC HELP".split(), _READS_COUNTS),
+}
+
+# Of these, the ones that are long as a rule (bulk inserts) and never ask for FOUND_ROWS() then.
+_WRITING = frozenset(b"INSERT UPDATE DELETE REPLACE".split())
 
 # Verbs that may be followed by much: harmless in exactly these forms.
+_NAME = rb"(?:[A-Za-z0-9_$\x80-\xff]++|`[^`;]++`)"
 _TRANSACTION = re.compile(
     rb"[\s(]*+(?:BEGIN(?:\s+WORK)?"
     rb"|START\s+TRANSACTION(?:\s++WITH\s++CONSISTENT\s++SNAPSHOT|\s++READ\s++(?:ONLY|WRITE)|\s*+,)*+"
     rb"|COMMIT(?:\s+WORK)?"
-    rb"|ROLLBACK(?:\s+WORK)?(?:\s+TO\s+(?:SAVEPOINT\s+)?\S+)?"
-    rb"|RELEASE\s+SAVEPOINT\s+\S+)\s*+;?\s*+",
+    rb"|ROLLBACK(?:\s+WORK)?(?:\s+TO\s+(?:SAVEPOINT\s+)?" + _NAME + rb")?"
+    rb"|RELEASE\s+SAVEPOINT\s+" + _NAME + rb")\s*+;?\s*+",
     re.IGNORECASE,
 )
 _TRANSACTION_VERBS = frozenset(b"BEGIN START COMMIT ROLLBACK RELEASE".split())
 
-_CLEAN_STATEMENTS = frozenset([b"COMMIT", b"ROLLBACK", b"BEGIN", b"SELECT 1"])
+_KNOWN = {b"COMMIT": CLEAN, b"ROLLBACK": CLEAN, b"BEGIN": CLEAN}
+_LONGEST_KNOWN = 8
 
 # Verbs of statements that a reset undoes completely, or that act outside the session. All others (CALL, EXECUTE,
 # PREPARE, compound statements, ...) can run statements that are not seen here, so role and database are asked for.
@@ -66,6 +78,8 @@ _PLAIN = frozenset(
     b"""SET CREATE ALTER TRUNCATE RENAME LOCK UNLOCK LOAD DO ANALYZE OPTIMIZE CHECK CHECKSUM REPAIR FLUSH KILL GRANT
     REVOKE HANDLER USE DROP DEALLOCATE PURGE CACHE""".split()
 )
+# Of these, the ones that neither return rows nor run routines, so that they leave FOUND_ROWS() alone.
+_SILENT = frozenset(b"SET LOCK UNLOCK USE FLUSH KILL GRANT REVOKE DEALLOCATE TRUNCATE RENAME DROP ALTER LOAD".split())
 _CHANGES_DATABASE = frozenset([b"USE", b"DROP"])
 
 # Nothing undoes these: an XA transaction's state, a role, a resource group, MariaDB's profiles.
@@ -73,7 +87,7 @@ _LASTING = re.compile(rb"\bROLE\b|\bRESOURCE\b|PROFILING")
 
 # Within harmless verbs, what servers do not report. Upper-cased text; one alternation of literals, which is fastest.
 _HIDDEN = re.compile(
-    rb"@|/\*M?!|;|_LOCK|LOCK_(?:SHARED|EXCLUSIVE)|LAST_INSERT_ID|RETURNING|NEXTVAL|NEXT\s|SETVAL|LASTVAL|PREVIOUS\s"
+    rb"@|/\*M?!|;|_LOCK|LOCK_(?:SHARED|EXCLUSIVE)|LAST_INSERT_ID|RETURNING|NEXTVAL|NEXT\b|SETVAL|LASTVAL|PREVIOUS\b"
     rb"|SQL_CALC_FOUND_ROWS|FOUND_ROWS|ROW_COUNT"
 )
 _MARKS_OF_HIDDEN = {
@@ -82,7 +96,7 @@ _MARKS_OF_HIDDEN = {
     b"FOUND_ROWS": READS_FOUND_ROWS,
     b"ROW_COUNT": READS_ROW_COUNT,
 }
-_UNREADABLE = TOUCHED | SUSPECT | DATABASE | READS_FOUND_ROWS | READS_ROW_COUNT
+_UNREADABLE = TOUCHED | SUSPECT | DATABASE | _READS_COUNTS
 _SYSTEM_VARIABLE = re.compile(rb"@@(?!(?:SESSION\s*\.\s*|LOCAL\s*\.\s*)?(?:IDENTITY|LAST_INSERT_ID))[A-Z_]")
 _READS_INSERT_ID = re.compile(rb"LAST_INSERT_ID\s*\(\s*\)")
 
@@ -102,17 +116,18 @@ def marks_of_statement(sql: bytes, encoding: str, status: int) -> int:
     `encoding` and `status` (the server status before it) decide whether quotes can be trusted. Costs about 1 µs for
     200 bytes and no more for a megabyte.
     """
-    if sql in _CLEAN_STATEMENTS:
+    if len(sql) <= _LONGEST_KNOWN and sql in _KNOWN:
         return CLEAN
     head = _HEAD.match(sql, 0, _MAX_HEAD)
     if head is None:
-        return TOUCHED | SUSPECT | DATABASE
+        return _UNREADABLE
     verb = head[1].upper()
-    if verb in _HARMLESS:
+    marks = _HARMLESS.get(verb)
+    if marks is not None:
         if len(sql) > MAX_SCANNED:
-            return TOUCHED | INSERT_ID if b";" not in sql[:MAX_SCANNED] else TOUCHED | SUSPECT | DATABASE
+            return TOUCHED | MAY_BE_MANY | SELECTED if verb in _WRITING else _UNREADABLE | SELECTED
         text = sql.upper()
-        return CLEAN if _HIDDEN.search(text) is None else _look_again(text, encoding, status)
+        return marks if _HIDDEN.search(text) is None else marks | _look_again(text, encoding, status)
     if verb in _TRANSACTION_VERBS and len(sql) <= MAX_SCANNED and _TRANSACTION.fullmatch(sql):
         return CLEAN
     return _marks_of_other(verb, sql)
@@ -122,18 +137,18 @@ def _marks_of_other(verb: bytes, sql: bytes) -> int:
     """Return the marks of a statement that no allow-list knows."""
     if verb == b"XA":
         return RETIRE
-    if verb not in _PLAIN:
-        return TOUCHED | SUSPECT | DATABASE
-    marks = TOUCHED
+    marks = TOUCHED if verb in _PLAIN else TOUCHED | SUSPECT | DATABASE
     if verb in _CHANGES_DATABASE:
         marks |= DATABASE
     if len(sql) > MAX_SCANNED:
-        return marks | SUSPECT | DATABASE
+        return _UNREADABLE
     text = sql.upper()
+    if verb not in _SILENT or b"_ROWS" in text or b"ROW_COUNT" in text:
+        marks |= _READS_COUNTS
     if verb == b"SET" and _LASTING.search(text):
         return RETIRE
-    if b";" in text.rstrip(b"; \t\r\n") or b"/*!" in text or b"/*M!" in text:
-        marks |= SUSPECT | DATABASE
+    if b";" in text.rstrip(b"; \t\r\n") or b"/*!" in text or b"/*M!" in text or b"STATEMENT" in text:
+        marks |= SUSPECT | DATABASE  # SET STATEMENT ... FOR runs any statement (MariaDB)
     return marks
 
 

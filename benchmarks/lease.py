@@ -1,0 +1,448 @@
+"""What a lease costs: alone, part by part, and as a ratio to one bare persistent PyMySQL connection.
+
+    python benchmarks/lease.py [--server-dsn DSN [--server-pid PID]] [--quick] [--profile] [--json FILE]
+
+Starts a private server unless a DSN is given. docs/benchmarks.md tells how to read the output.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import platform
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+from urllib.parse import quote
+
+import method
+import proxy
+import pymysql
+from method import Contender, Spread
+
+sys.path.append(str(Path(__file__).parents[1]))  # the working copy, unless the package is installed
+
+import pooled_pymysql
+from pooled_pymysql import registry
+from pooled_pymysql.arguments import Arguments
+from pooled_pymysql.dsn import parse_dsn
+from pooled_pymysql.lease import Connection, make_lease
+from pooled_pymysql.pool import Pool
+from pooled_pymysql.session import Session
+from pooled_pymysql.throwaway import ThrowawayServer
+
+TABLE = "pooled_pymysql_benchmark"
+DELAY = 0.001  # seconds each way through the proxy
+LIMITS = {"loopback": 0.01, "1 ms each way": 0.02}  # how far the floor may be from itself
+FLOOR, CONTROL = "bare", "bare again"
+
+# Nothing is written to disk at commit: a slow disk would hide what the lease costs.
+SERVER_OPTIONS = ("--innodb-flush-log-at-trx-commit=0",)
+
+
+class Server(NamedTuple):
+    """Where to connect, and the processes that may be pinned beside this one (none: nothing is)."""
+
+    arguments: dict[str, Any]
+    pids: tuple[int, ...]
+
+
+class Effort(NamedTuple):
+    """How much is measured."""
+
+    part_rounds: int
+    loopback_rounds: int
+    proxy_rounds: int
+    open_rounds: int
+    tries: int
+
+
+FULL = Effort(part_rounds=400, loopback_rounds=1000, proxy_rounds=120, open_rounds=60, tries=4)
+QUICK = Effort(part_rounds=60, loopback_rounds=150, proxy_rounds=20, open_rounds=10, tries=2)
+
+
+# What is done on a connection
+
+
+class Work(NamedTuple):
+    """The statements of one row; `floor_end` is what a second floor does at the end of each turn."""
+
+    label: str
+    run: Callable[[Any], object]
+    autocommit: bool = True
+    floor_end: Callable[[Any], object] | None = None
+
+
+def select_one(connection: Any) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT 1")
+        cursor.fetchall()
+
+
+def read_row(connection: Any) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute(f"SELECT value FROM {TABLE} WHERE id = 1")
+        cursor.fetchall()
+
+
+def insert_row(connection: Any) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute(f"INSERT INTO {TABLE} (value) VALUES (1)")
+    connection.commit()
+
+
+def touch(connection: Any) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute("SET @x=1")
+
+
+WORKS = (
+    Work("SELECT 1, autocommit", select_one),
+    Work("SELECT from InnoDB", read_row, autocommit=False, floor_end=lambda connection: connection.rollback()),
+    Work("INSERT + commit", insert_row, autocommit=False),
+    Work("SET @x=1, autocommit", touch),
+)
+
+
+@contextlib.contextmanager
+def sample_table(arguments: Mapping[str, Any]) -> Iterator[None]:
+    with pymysql.connect(**arguments, autocommit=True) as connection, connection.cursor() as cursor:
+        cursor.execute(f"DROP TABLE IF EXISTS {TABLE}")
+        cursor.execute(f"CREATE TABLE {TABLE} (id INT AUTO_INCREMENT PRIMARY KEY, value INT) ENGINE=InnoDB")
+        cursor.execute(f"INSERT INTO {TABLE} (value) VALUES (1)")
+        try:
+            yield
+        finally:
+            cursor.execute(f"DROP TABLE {TABLE}")
+
+
+def dsn_of(arguments: Mapping[str, Any], **query: object) -> str:
+    """Write the arguments as a DSN."""
+    given = dict(arguments)
+    names = ("user", "password", "host", "port", "database")
+    user, password, host, port, database = (quote(str(given.pop(name, "")), safe="") for name in names)
+    tail = "&".join(f"{name}={quote(str(value), safe='')}" for name, value in {**given, **query}.items())
+    return f"mysql://{user}:{password}@{host}:{port or 3306}/{database}" + (f"?{tail}" if tail else "")
+
+
+def warm(sessions: int, *call: Any, **arguments: Any) -> None:
+    """Have so many sessions idle in the pool of a call."""
+    for lease in [pooled_pymysql.connect(*call, **arguments) for _ in range(sessions)]:
+        lease.close()
+
+
+# 1: a clean lease, alone and part by part
+
+
+class Home:
+    """Takes a session back and does nothing with it, so that handing over is timed alone."""
+
+    def acquire_session(self, arguments: Arguments) -> Session:
+        raise NotImplementedError
+
+    def release(self, session: Session, broken: str | None) -> None:
+        pass
+
+    def drop(self, session: Session, broken: str | None) -> None:
+        pass
+
+    def itself(self) -> Home:
+        return self
+
+
+def looked_up(dsn: str | None = None, /, *, pool: Any = None, **kwargs: Any) -> Any:
+    """Make the call's key and find its recipe, with the lines of `connect()`: they cannot be called apart from it."""
+    kwargs.pop("conv", None)
+    try:
+        return registry._registry.recipes.get((dsn, pool, *kwargs.items()))
+    except TypeError:
+        return None
+
+
+def contenders_of_parts(arguments: dict[str, Any], dsn: str, lease: Connection) -> dict[str, Callable[[], object]]:
+    """Return the parts by label; an indented one is contained in the one above it. `lease` lends its session."""
+    connect, session, own = pooled_pymysql.connect, lease._session, lease._arguments
+    pool, home = lease._home, Home()
+    assert isinstance(pool, Pool)
+    assert session is not None
+    assert own is not None
+    lock, ledger, overlay = pool._lock, pool._ledger, own.overlay
+
+    def take_and_release() -> None:
+        with lock:
+            taken = ledger.take()
+        assert taken is not None
+        with lock:
+            ledger.release(taken, taken.idle_since)
+
+    def copied() -> None:
+        state = session.pristine.copy()
+        state.update(overlay)
+
+    return {
+        "connect(**kwargs).close()": lambda: connect(**arguments).close(),
+        "connect(dsn).close()": lambda: connect(dsn).close(),
+        "pass kwargs, call key, recipe": lambda: looked_up(**arguments),
+        "  the same with a DSN": lambda: looked_up(dsn),
+        "acquire and release in the pool": lambda: pool.release(pool.acquire_session(own), None),
+        "  process id, twice": lambda: (os.getpid(), os.getpid()),
+        "  lock and ledger, take and release": take_and_release,
+        "  poll of the socket": lambda: session.poll(0),
+        "  restore(), nothing to do": session.restore,
+        "make_lease() and its close()": lambda: make_lease(session, home, home.itself, own, None).close(),
+        "  copy of the attributes": copied,
+        "  encoders and decoders": lambda: own.conversions(None),
+    }
+
+
+def measure_parts(server: Server, effort: Effort, times: int = 100) -> dict[str, dict[str, Spread]]:
+    """Time each part in a loop of its own, and once behind each of a bare connection's statements."""
+    arguments = {**server.arguments, "autocommit": True}
+    dsn = dsn_of(server.arguments, autocommit=1)
+    warm(2, **arguments)
+    lease = pooled_pymysql.connect(**arguments)
+    warm(1, dsn)
+    bare = pymysql.connect(**arguments)
+
+    def behind(part: Callable[[], object]) -> Callable[[], object]:
+        def run() -> None:
+            select_one(bare)
+            part()
+
+        return run
+
+    try:
+        parts = {"": lambda: None, **contenders_of_parts(arguments, dsn, lease)}
+        alone = method.interleave({label: Contender(part, times) for label, part in parts.items()}, effort.part_rounds)
+        behind_statements = {label: Contender(behind(part), 5) for label, part in parts.items()}
+        cold = method.interleave(behind_statements, effort.part_rounds)
+    finally:
+        lease.close()
+        bare.close()
+    return {
+        label: {"alone": method.difference(alone, label, ""), "behind": method.difference(cold, label, "")}
+        for label in parts
+        if label
+    }
+
+
+def show_parts(parts: dict[str, dict[str, Spread]]) -> None:
+    print(f"\n{'A clean lease, µs':<38}{'in a loop of its own':>24}{'behind a statement':>24}")
+    for label, found in parts.items():
+        print(f"{label:<38}" + "".join(f"{_spread(found[where], 1000):>24}" for where in ("alone", "behind")))
+
+
+# 2: ratios to one bare persistent connection
+
+
+def leases(work: Work, arguments: dict[str, Any]) -> dict[str, Callable[[], object]]:
+    """Return what does the work on a lease each time, by label."""
+    settings = {**arguments, "autocommit": work.autocommit}
+    wide = dsn_of(arguments, autocommit=int(work.autocommit))
+    narrow = dsn_of(arguments, autocommit=int(work.autocommit), pool_max_size=1)
+    warm(2, **settings)
+    warm(2, wide)
+    warm(1, narrow)
+
+    def leasing(*call: Any, **given: Any) -> Callable[[], object]:
+        connect, run = pooled_pymysql.connect, work.run
+
+        def turn() -> None:
+            connection = connect(*call, **given)
+            run(connection)
+            connection.close()
+
+        return turn
+
+    return {
+        "kwargs, two sessions idle": leasing(**settings),
+        "DSN, two sessions idle": leasing(wide),
+        "DSN, max_size=1": leasing(narrow),
+    }
+
+
+@contextlib.contextmanager
+def floors(work: Work, arguments: dict[str, Any]) -> Iterator[dict[str, Callable[[], object]]]:
+    """Return what does the work on bare connections that stay open, by label."""
+    settings = {**arguments, "autocommit": work.autocommit}
+    run, end = work.run, work.floor_end
+    with contextlib.ExitStack() as stack:
+        one, again, ending = (stack.enter_context(pymysql.connect(**settings)) for _ in range(3))
+
+        def ended() -> None:
+            run(ending)
+            end(ending)  # type: ignore[misc]
+
+        # Two floors, so that each has the same neighbours: one connection twice would know its own answers.
+        yield {
+            FLOOR: lambda: run(one),
+            CONTROL: lambda: run(again),
+            **({"bare, ending with rollback()": ended} if end else {}),
+        }
+
+
+def measure_ratios(server: Server, effort: Effort) -> list[dict[str, Any]]:
+    found = []
+    host, port = server.arguments["host"], server.arguments["port"]
+    with proxy.running(host, port, DELAY) as process, _pinned_too(server, process.pid):
+        through = {name: value for name, value in server.arguments.items() if name != "unix_socket"}
+        through.update(host="127.0.0.1", port=process.port)
+        for way, arguments, rounds, times in (
+            ("loopback", server.arguments, effort.loopback_rounds, 10),
+            ("1 ms each way", through, effort.proxy_rounds, 2),
+        ):
+            for work in WORKS:
+                found.append(_measure_work(work, way, arguments, rounds, times, effort.tries))
+                show_work(found[-1])
+    return found
+
+
+def _measure_work(
+    work: Work, way: str, arguments: dict[str, Any], rounds: int, times: int, tries: int
+) -> dict[str, Any]:
+    with floors(work, arguments) as bare:
+        contenders = {name: Contender(run, times) for name, run in {**bare, **leases(work, arguments)}.items()}
+        trial = method.compare(
+            contenders, rounds, floor=FLOOR, control=CONTROL, limit=LIMITS[way], tries=tries
+        )
+    pooled_pymysql.close_pools()
+    ratios = {name: method.ratio(trial.times, name, FLOOR) for name in contenders if name not in (FLOOR, CONTROL)}
+    if work.floor_end:
+        other = next(name for name in bare if name not in (FLOOR, CONTROL))
+        for name in [name for name in ratios if name not in bare]:
+            ratios[f"{name}, to the bare one with rollback()"] = method.ratio(trial.times, name, other)
+    return {
+        "work": work.label, "way": way, "ratios": ratios, "control": trial.control, "tries": trial.tries,
+        "void": trial.is_void,
+    }  # fmt: skip
+
+
+def show_work(found: Mapping[str, Any]) -> None:
+    verdict = f"floor to floor {found['control']:.3f}" + (", VOID" if found["void"] else "")
+    tries = "" if found["tries"] == 1 else f", try {found['tries']}"
+    print(f"\n{found['work']}, {found['way']} ({verdict}{tries})")
+    for label, spread in found["ratios"].items():
+        print(f"  {label:<62}{_spread(spread, 1, 3):>24}", flush=True)
+
+
+# 3: a new connection each time
+
+
+def measure_opening(server: Server, effort: Effort) -> dict[str, Any]:
+    """Compare opening a connection for each SELECT 1 with the bare one that stays open."""
+    settings = {**server.arguments, "autocommit": True}
+
+    def opening(**more: Any) -> Callable[[], object]:
+        def turn() -> None:
+            connection = pymysql.connect(**settings, **more)
+            select_one(connection)
+            connection.close()
+
+        return turn
+
+    with floors(WORKS[0], server.arguments) as bare:
+        contenders = {name: Contender(run, 10) for name, run in bare.items()}
+        contenders["pymysql.connect() each time"] = Contender(opening(), 1)
+        with contextlib.suppress(pymysql.err.OperationalError):
+            opening(ssl_disabled=True)()
+            contenders["the same with ssl_disabled=True"] = Contender(opening(ssl_disabled=True), 5)
+        trial = method.compare(
+            contenders, effort.open_rounds, floor=FLOOR, control=CONTROL, limit=LIMITS["loopback"], tries=effort.tries
+        )
+    ratios = {name: method.ratio(trial.times, name, FLOOR) for name in contenders if name not in bare}
+    return {
+        "work": "SELECT 1, a new connection each time", "way": "loopback", "ratios": ratios, "control": trial.control,
+        "tries": trial.tries, "void": trial.is_void,
+    }  # fmt: skip
+
+
+# All of it
+
+
+def _spread(found: Spread, unit: float, digits: int = 2) -> str:
+    median, low, high = (f"{value / unit:.{digits}f}" for value in found)
+    return f"{median} ({low}-{high})"
+
+
+@contextlib.contextmanager
+def _pinned_too(server: Server, pid: int) -> Iterator[None]:
+    """Keep one more process on the core that this one is pinned to."""
+    core = next(iter(os.sched_getaffinity(0))) if server.pids else None
+    with method.pinned(core, pid):
+        yield
+
+
+@contextlib.contextmanager
+def chosen_server(options: argparse.Namespace) -> Iterator[Server]:
+    if options.server_dsn is None:
+        with ThrowawayServer(options=SERVER_OPTIONS) as own:
+            yield Server(own.kwargs(), (own.pid,))
+        return
+    arguments, _ = parse_dsn(options.server_dsn)
+    arguments = {"host": "127.0.0.1", "port": 3306, **arguments}
+    yield Server(arguments, () if options.server_pid is None else (options.server_pid,))
+
+
+def conditions(server: Server, core: int | None) -> dict[str, Any]:
+    with pymysql.connect(**server.arguments) as connection:
+        version = connection.get_server_info()
+    return {
+        "python": platform.python_version(),
+        "pymysql": pymysql.__version__,
+        "server": version,
+        "core": core,
+        "cores": os.cpu_count(),
+        "load": os.getloadavg() if hasattr(os, "getloadavg") else None,
+        "yardsticks": method.yardsticks(),
+    }
+
+
+def show_conditions(known: Mapping[str, Any]) -> None:
+    pinned = "nothing is pinned" if known["core"] is None else f"client and server pinned to core {known['core']}"
+    load = "unknown" if known["load"] is None else " ".join(f"{value:.2f}" for value in known["load"])
+    yardsticks = ", ".join(f"{name} {value:.0f} ns" for name, value in known["yardsticks"].items())
+    print(f"Python {known['python']}, PyMySQL {known['pymysql']}, server {known['server']}; {pinned}")
+    print(f"{known['cores']} cores, load {load} (1, 5, 15 min); {yardsticks}")
+    print("Medians, with the 10th and the 90th percentile.", flush=True)
+
+
+def measure(server: Server, options: argparse.Namespace) -> dict[str, Any]:
+    """Measure and print; return all figures."""
+    effort = QUICK if options.quick else FULL
+    core = method.quietest_core() if server.pids else None
+    with method.pinned(core, *server.pids), sample_table(server.arguments):
+        found: dict[str, Any] = {"conditions": conditions(server, core)}
+        show_conditions(found["conditions"])
+        found["parts"] = measure_parts(server, effort)
+        show_parts(found["parts"])
+        if not options.profile:
+            found["opening"] = measure_opening(server, effort)
+            show_work(found["opening"])
+            found["ratios"] = measure_ratios(server, effort)
+        after = os.getloadavg() if hasattr(os, "getloadavg") else None
+        found["conditions"]["load_after"] = after
+    print("\nLoad at the end: " + ("unknown" if after is None else " ".join(f"{value:.2f}" for value in after)))
+    return found
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--server-dsn", metavar="DSN", help="a running server; nothing is pinned without --server-pid")
+    parser.add_argument("--server-pid", type=int, metavar="PID", help="process of that server, to be pinned meanwhile")
+    parser.add_argument("--quick", action="store_true", help="under a minute, with wider spreads")
+    parser.add_argument("--profile", action="store_true", help="only the parts of a lease")
+    parser.add_argument("--json", metavar="FILE", help="write all figures there as well")
+    options = parser.parse_args()
+    with chosen_server(options) as server:
+        found = measure(server, options)
+    if options.json:
+        Path(options.json).write_text(json.dumps(found, indent=2, default=str) + "\n")
+    return 1 if any(row["void"] for row in [*found.get("ratios", ()), *filter(None, [found.get("opening")])]) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,242 @@
+"""What is compared: everything by which a program could tell a lease from a new connection."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import pymysql
+from pymysql.connections import Connection
+
+from .scene import LOCKS, Scene, answer
+
+Probe = Callable[[Any, Scene], Any]
+
+# Attributes that no two connections share: of these, only the type is compared.
+OF_ITS_OWN = frozenset({"_rfile", "_result", "ctx", "salt", "server_thread_id"})
+
+# How far a connection has read, which the next command sets to 0.
+PASSING = frozenset({"_next_seq_id"})
+
+# Session variables in which two connections differ, or may differ unseen.
+NOT_COMPARED = frozenset(
+    {
+        "session_track_state_change",  # the pool's witness: documented
+        "pseudo_thread_id",  # the connection's own id
+        "timestamp",  # the time of day; the probe `clock` shows whether it stands still
+        "rand_seed1",  # random; always shown as 0
+        "rand_seed2",
+    }
+)
+
+
+def attributes(connection: Connection[Any]) -> dict[str, Any]:
+    """Describe every Python attribute, before the connection is used."""
+    found: dict[str, Any] = {}
+    for name, value in vars(connection).items():
+        if name in PASSING:
+            continue
+        found[name] = type(value) if name in OF_ITS_OWN else value
+        if name == "_sock":
+            found[name] = (type(value), value.gettimeout(), value.family)
+        elif isinstance(value, dict):
+            found[name] = dict(value)
+    found["open"] = connection.open
+    found["insert_id"] = connection.insert_id()
+    found["affected_rows"] = connection.affected_rows()
+    found["autocommit"] = connection.get_autocommit()
+    found["charset_name"] = connection.character_set_name()
+    found["escaped"] = [connection.escape(value) for value in ("a'b\\c\x00\u00e9", 1, 1.5, None, b"\xff'", [1, "a"])]
+    found["thread_id"] = connection.thread_id() == connection.server_thread_id[0]
+    return found
+
+
+# What the connection itself can ask
+
+
+def _asking(sql: str) -> Probe:
+    return lambda connection, scene: answer(connection, scene.fill(sql))
+
+
+def _asking_all(*statements: str) -> Probe:
+    return lambda connection, scene: [answer(connection, scene.fill(sql)) for sql in statements]
+
+
+def session_variables(connection: Connection[Any], scene: Scene) -> Any:
+    rows = answer(connection, "SHOW SESSION VARIABLES")
+    return {name: value for name, value in rows if name not in NOT_COMPARED}
+
+
+def user_variables(connection: Connection[Any], scene: Scene) -> Any:
+    if scene.server.is_mariadb:
+        return answer(connection, "SELECT * FROM information_schema.user_variables ORDER BY 1")
+    mine = "performance_schema.user_variables_by_thread WHERE THREAD_ID = PS_CURRENT_THREAD_ID()"
+    return answer(connection, f"SELECT VARIABLE_NAME, VARIABLE_VALUE FROM {mine} ORDER BY 1")
+
+
+def warnings_of_client(connection: Connection[Any], scene: Scene) -> Any:
+    return connection.show_warnings()
+
+
+def clock(connection: Connection[Any], scene: Scene) -> Any:
+    """Tell whether the session's time is the server's."""
+    ((now,),) = answer(scene.admin, "SELECT UNIX_TIMESTAMP()")
+    return answer(connection, "SELECT ABS(UNIX_TIMESTAMP() - %s) < 60", now)
+
+
+def sees_uncommitted(connection: Connection[Any], scene: Scene) -> Any:
+    """Tell whether the next transaction is READ UNCOMMITTED."""
+    written = answer(scene.other, scene.fill("INSERT INTO {db}.dirty VALUES (1)"))
+    try:
+        return written, answer(connection, scene.fill("SELECT COUNT(*) FROM {db}.dirty"))
+    finally:
+        scene.other.rollback()
+
+
+def refuses_writes(connection: Connection[Any], scene: Scene) -> Any:
+    """Tell whether the next transaction is READ ONLY."""
+    return answer(connection, scene.fill("UPDATE {db}.plain SET v = v WHERE FALSE"))
+
+
+def locks_what_it_reads(connection: Connection[Any], scene: Scene) -> Any:
+    """Tell whether the next transaction is SERIALIZABLE."""
+    try:
+        begun = answer(connection, "BEGIN"), answer(connection, scene.fill("SELECT v FROM {db}.plain WHERE id = 3"))
+        return begun, answer(scene.other, scene.fill("SELECT v FROM {db}.plain WHERE id = 3 FOR UPDATE NOWAIT"))
+    finally:
+        answer(connection, "ROLLBACK")
+        scene.other.rollback()
+
+
+def text_comes_back(connection: Connection[Any], scene: Scene) -> Any:
+    """Tell whether client and server agree on the character set and on escaping."""
+    value = "\u00e9' \\ \" %"
+    return answer(connection, "SELECT %s, %s, HEX(%s), LENGTH(%s)", value, value.encode(), value, value)
+
+
+def row_count_by_diagnostics(connection: Connection[Any], scene: Scene) -> Any:
+    return answer(connection, "GET DIAGNOSTICS @probe = ROW_COUNT"), answer(connection, "SELECT @probe")
+
+
+# Those that the first statement of a lease alone can answer.
+FIRST: dict[str, Probe] = {
+    "found_rows": _asking("SELECT FOUND_ROWS()"),
+    "row_count": _asking("SELECT ROW_COUNT()"),
+    "last_insert_id": _asking("SELECT LAST_INSERT_ID(), @@session.last_insert_id, @@session.identity"),
+    "warnings": _asking("SHOW WARNINGS"),
+    "warnings_of_client": warnings_of_client,
+    "counts": _asking("SELECT @@warning_count, @@error_count"),
+    "found_rows_set": _asking_all("SET @probe = FOUND_ROWS()", "SELECT @probe"),
+    "row_count_set": _asking_all("SET @probe = ROW_COUNT()", "SELECT @probe"),
+    "row_count_by_diagnostics": row_count_by_diagnostics,
+    "sees_uncommitted": sees_uncommitted,
+    "refuses_writes": refuses_writes,
+    "locks_what_it_reads": locks_what_it_reads,
+}
+
+LATER: dict[str, Probe] = {
+    "identity": _asking("SELECT DATABASE(), USER(), CURRENT_USER(), CURRENT_ROLE()"),
+    "in_transaction": _asking("SELECT @@in_transaction"),  # MariaDB's
+    "session_variables": session_variables,
+    "user_variables": user_variables,
+    "clock": clock,
+    "text_comes_back": text_comes_back,
+    "rows": _asking_all("SELECT * FROM {db}.t", "SELECT * FROM {db}.plain", "SELECT * FROM {db}.child"),
+    "profiles": _asking("SHOW PROFILES"),
+    "temporary_tables": _asking_all(
+        *(f"SELECT * FROM {{db}}.{name}" for name in ("tmp", "tmp_2", "tmp_f", "tmp_p", "tmp_select"))
+    ),
+    "prepared": _asking_all(*(f"EXECUTE fidelity_{name}" for name in "abp")),
+    "handlers": _asking_all("HANDLER t READ FIRST", "HANDLER fidelity_handler READ FIRST"),
+    "savepoint": _asking("ROLLBACK TO SAVEPOINT fidelity"),
+    "sequence": _asking("SELECT PREVIOUS VALUE FOR {db}.seq"),  # MariaDB's
+    "locks_of_its_own": _asking_all(*(f"SELECT IS_USED_LOCK('{name}') = CONNECTION_ID()" for name in LOCKS)),
+}
+
+PROBES = FIRST | LATER
+
+
+# What others see of it
+
+
+def seen_by_others(connection: Connection[Any], scene: Scene) -> dict[str, Any]:
+    """Return what the server and a third connection tell of a connection that is between two statements."""
+    thread = connection.thread_id()
+    seen: dict[str, Any] = {
+        "engine": _innodb_transaction(scene, thread),
+        "named_locks": answer(scene.admin, f"SELECT {', '.join(f'IS_USED_LOCK({name!r})' for name in LOCKS)}"),
+        "unlocked_rows": answer(scene.admin, scene.fill("SELECT id FROM {db}.plain FOR UPDATE SKIP LOCKED")),
+        "write": answer(scene.admin, scene.fill("UPDATE {db}.t SET v = v WHERE FALSE")),
+        "uncommitted": answer(scene.admin, scene.fill("SELECT * FROM {db}.t")),
+    }
+    if scene.server.is_mariadb:
+        seen["table_lock"] = [
+            answer(scene.admin, scene.fill(sql)) for sql in ("LOCK TABLES {db}.t WRITE NOWAIT", "UNLOCK TABLES")
+        ]
+    else:
+        seen |= _instruments(scene, thread)
+    return seen
+
+
+def _innodb_transaction(scene: Scene, thread: int) -> Any:
+    """Return what InnoDB says of a thread's transaction, from its monitor: innodb_trx is a cache of 100 ms."""
+    ((*_, text),) = answer(scene.admin, "SHOW ENGINE INNODB STATUS")
+    for part in text.split("---TRANSACTION ")[1:]:
+        if re.search(rf"(?:MySQL|MariaDB) thread id {thread},", part):
+            return "ACTIVE" if " ACTIVE" in part.splitlines()[0] else None
+    return None
+
+
+def is_in_transaction(connection: Connection[Any], scene: Scene) -> bool:
+    """Tell whether InnoDB holds a transaction open for a connection."""
+    return _innodb_transaction(scene, connection.thread_id()) is not None
+
+
+INSTRUMENTS = {
+    "metadata_locks": "SELECT OBJECT_TYPE, OBJECT_SCHEMA, OBJECT_NAME, LOCK_TYPE, LOCK_DURATION"
+    " FROM performance_schema.metadata_locks WHERE OWNER_THREAD_ID = %s ORDER BY 1, 2, 3, 4",
+    "transaction": "SELECT STATE, ACCESS_MODE, ISOLATION_LEVEL, AUTOCOMMIT, XA_STATE"
+    " FROM performance_schema.events_transactions_current WHERE THREAD_ID = %s AND STATE = 'ACTIVE'",
+    "data_locks": "SELECT OBJECT_NAME, LOCK_TYPE, LOCK_MODE FROM performance_schema.data_locks WHERE THREAD_ID = %s",
+    "prepared_statements": "SELECT STATEMENT_NAME FROM performance_schema.prepared_statements_instances"
+    " WHERE OWNER_THREAD_ID = %s",
+}
+
+
+def _instruments(scene: Scene, thread: int) -> dict[str, Any]:
+    """Return what MySQL's performance schema tells of a thread."""
+    query = "SELECT THREAD_ID, RESOURCE_GROUP FROM performance_schema.threads WHERE PROCESSLIST_ID = %s"
+    ((number, group),) = answer(scene.admin, query, thread)
+    return {"resource_group": group} | {
+        name: answer(scene.admin, query, number) for name, query in INSTRUMENTS.items()
+    }
+
+
+# All of it
+
+
+def take(connection: Connection[Any], scene: Scene, names: Iterable[str]) -> dict[str, Any]:
+    """Return everything, asking the probes in this order; others look after the first, when nothing is owed any more."""
+    seen: dict[str, Any] = {"attributes": attributes(connection)}
+    for number, name in enumerate(names):
+        try:
+            seen[name] = PROBES[name](connection, scene)
+        except pymysql.Error as error:
+            seen[name] = f"error {error.args[0]}"
+        if number == 0:
+            seen["others"] = seen_by_others(connection, scene)
+    return seen
+
+
+def differences(lease: dict[str, Any], new: dict[str, Any], path: str = "") -> list[str]:
+    """Return the values that differ, each by its path."""
+    found = []
+    for name in sorted({*lease, *new}, key=str):
+        here = f"{path}{name}"
+        left, right = lease.get(name, "nothing"), new.get(name, "nothing")
+        if isinstance(left, dict) and isinstance(right, dict):
+            found += differences(left, right, f"{here}.")
+        elif left != right:
+            found.append(f"{here}: {left!r} on the lease, {right!r} on a new connection")
+    return found
