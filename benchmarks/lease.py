@@ -13,7 +13,6 @@ import json
 import os
 import platform
 import sys
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,7 +21,7 @@ from urllib.parse import quote
 import method
 import proxy
 import pymysql
-from method import Contender, Spread
+from method import Contender, Row, Spread
 
 sys.path.append(str(Path(__file__).parents[1]))  # the working copy, unless the package is installed
 
@@ -37,8 +36,8 @@ from pooled_pymysql.throwaway import ThrowawayServer
 
 TABLE = "pooled_pymysql_benchmark"
 DELAY = 0.001  # seconds each way through the proxy
-LIMITS = {"loopback": 0.01, "1 ms each way": 0.02}  # how far the floor may be from itself
-FLOOR, CONTROL = "bare", "bare again"
+LOOPBACK_LIMIT, PROXY_LIMIT = 0.01, 0.02  # how far the floor may be from itself
+FLOOR, CONTROL, ENDING = "bare", "bare again", "bare with rollback()"
 
 # Nothing is written to disk at commit: a slow disk would hide what the lease costs.
 SERVER_OPTIONS = ("--innodb-flush-log-at-trx-commit=0",)
@@ -61,8 +60,8 @@ class Effort(NamedTuple):
     tries: int
 
 
-FULL = Effort(part_rounds=400, loopback_rounds=1000, proxy_rounds=120, open_rounds=60, tries=4)
-QUICK = Effort(part_rounds=60, loopback_rounds=150, proxy_rounds=20, open_rounds=10, tries=2)
+FULL = Effort(part_rounds=1500, loopback_rounds=2000, proxy_rounds=150, open_rounds=150, tries=5)
+QUICK = Effort(part_rounds=150, loopback_rounds=300, proxy_rounds=25, open_rounds=40, tries=2)
 
 
 # What is done on a connection
@@ -179,6 +178,9 @@ def contenders_of_parts(arguments: dict[str, Any], dsn: str, lease: Connection) 
         with lock:
             ledger.release(taken, taken.idle_since)
 
+    def handed_over() -> None:
+        make_lease(session, home, home.itself, own, own.conversions(None)).close()
+
     def copied() -> None:
         state = session.pristine.copy()
         state.update(overlay)
@@ -193,13 +195,13 @@ def contenders_of_parts(arguments: dict[str, Any], dsn: str, lease: Connection) 
         "  lock and ledger, take and release": take_and_release,
         "  poll of the socket": lambda: session.poll(0),
         "  restore(), nothing to do": session.restore,
-        "make_lease() and its close()": lambda: make_lease(session, home, home.itself, own, None).close(),
+        "make_lease() and its close()": handed_over,
         "  copy of the attributes": copied,
         "  encoders and decoders": lambda: own.conversions(None),
     }
 
 
-def measure_parts(server: Server, effort: Effort, times: int = 100) -> dict[str, dict[str, Spread]]:
+def measure_parts(server: Server, effort: Effort, times: int = 30) -> dict[str, dict[str, Spread]]:
     """Time each part in a loop of its own, and once behind each of a bare connection's statements."""
     arguments = {**server.arguments, "autocommit": True}
     dsn = dsn_of(server.arguments, autocommit=1)
@@ -218,11 +220,12 @@ def measure_parts(server: Server, effort: Effort, times: int = 100) -> dict[str,
     try:
         parts = {"": lambda: None, **contenders_of_parts(arguments, dsn, lease)}
         alone = method.interleave({label: Contender(part, times) for label, part in parts.items()}, effort.part_rounds)
-        behind_statements = {label: Contender(behind(part), 5) for label, part in parts.items()}
+        behind_statements = {label: Contender(behind(part), 3) for label, part in parts.items()}
         cold = method.interleave(behind_statements, effort.part_rounds)
     finally:
         lease.close()
         bare.close()
+        pooled_pymysql.close_pools()
     return {
         label: {"alone": method.difference(alone, label, ""), "behind": method.difference(cold, label, "")}
         for label in parts
@@ -233,7 +236,7 @@ def measure_parts(server: Server, effort: Effort, times: int = 100) -> dict[str,
 def show_parts(parts: dict[str, dict[str, Spread]]) -> None:
     print(f"\n{'A clean lease, µs':<38}{'in a loop of its own':>24}{'behind a statement':>24}")
     for label, found in parts.items():
-        print(f"{label:<38}" + "".join(f"{_spread(found[where], 1000):>24}" for where in ("alone", "behind")))
+        print(f"{label:<38}" + "".join(f"{method.text(found[where], 1000):>24}" for where in ("alone", "behind")))
 
 
 # 2: ratios to one bare persistent connection
@@ -281,58 +284,55 @@ def floors(work: Work, arguments: dict[str, Any]) -> Iterator[dict[str, Callable
         yield {
             FLOOR: lambda: run(one),
             CONTROL: lambda: run(again),
-            **({"bare, ending with rollback()": ended} if end else {}),
+            **({ENDING: ended} if end else {}),
         }
 
 
-def measure_ratios(server: Server, effort: Effort) -> list[dict[str, Any]]:
-    found = []
-    host, port = server.arguments["host"], server.arguments["port"]
-    with proxy.running(host, port, DELAY) as process, _pinned_too(server, process.pid):
-        through = {name: value for name, value in server.arguments.items() if name != "unix_socket"}
-        through.update(host="127.0.0.1", port=process.port)
-        for way, arguments, rounds, times in (
-            ("loopback", server.arguments, effort.loopback_rounds, 10),
-            ("1 ms each way", through, effort.proxy_rounds, 2),
+class Way(NamedTuple):
+    """How the server is reached, and how often that is timed: `times` in each of the rounds."""
+
+    label: str
+    arguments: dict[str, Any]
+    limit: float
+    rounds: int
+    times: int
+
+
+def measure_ratios(server: Server, effort: Effort) -> list[Row]:
+    """Measure and print each work on each way."""
+    near = server.arguments
+    with proxy.running(near["host"], near["port"], DELAY) as process, _pinned_too(server, process.pid):
+        far = {name: value for name, value in near.items() if name != "unix_socket"}
+        far.update(host="127.0.0.1", port=process.port)
+        found = []
+        for way in (
+            Way("loopback", near, LOOPBACK_LIMIT, effort.loopback_rounds, 5),
+            Way("1 ms each way", far, PROXY_LIMIT, effort.proxy_rounds, 2),
         ):
             for work in WORKS:
-                found.append(_measure_work(work, way, arguments, rounds, times, effort.tries))
-                show_work(found[-1])
+                row = _measure_work(work, way, effort.tries)
+                method.show(row)
+                found.append(row)
     return found
 
 
-def _measure_work(
-    work: Work, way: str, arguments: dict[str, Any], rounds: int, times: int, tries: int
-) -> dict[str, Any]:
-    with floors(work, arguments) as bare:
-        contenders = {name: Contender(run, times) for name, run in {**bare, **leases(work, arguments)}.items()}
-        trial = method.compare(
-            contenders, rounds, floor=FLOOR, control=CONTROL, limit=LIMITS[way], tries=tries
-        )
+def _measure_work(work: Work, way: Way, tries: int) -> Row:
+    with floors(work, way.arguments) as bare:
+        runs = {**bare, **leases(work, way.arguments)}
+        contenders = {name: Contender(run, way.times) for name, run in runs.items()}
+        trial = method.compare(contenders, way.rounds, floor=FLOOR, control=CONTROL, limit=way.limit, tries=tries)
     pooled_pymysql.close_pools()
-    ratios = {name: method.ratio(trial.times, name, FLOOR) for name in contenders if name not in (FLOOR, CONTROL)}
+    ratios = {name: method.ratio(trial.times, name, FLOOR) for name in runs if name not in (FLOOR, CONTROL)}
     if work.floor_end:
-        other = next(name for name in bare if name not in (FLOOR, CONTROL))
-        for name in [name for name in ratios if name not in bare]:
-            ratios[f"{name}, to the bare one with rollback()"] = method.ratio(trial.times, name, other)
-    return {
-        "work": work.label, "way": way, "ratios": ratios, "control": trial.control, "tries": trial.tries,
-        "void": trial.is_void,
-    }  # fmt: skip
-
-
-def show_work(found: Mapping[str, Any]) -> None:
-    verdict = f"floor to floor {found['control']:.3f}" + (", VOID" if found["void"] else "")
-    tries = "" if found["tries"] == 1 else f", try {found['tries']}"
-    print(f"\n{found['work']}, {found['way']} ({verdict}{tries})")
-    for label, spread in found["ratios"].items():
-        print(f"  {label:<62}{_spread(spread, 1, 3):>24}", flush=True)
+        for name in [name for name in runs if name not in bare]:
+            ratios[f"{name}, to {ENDING}"] = method.ratio(trial.times, name, ENDING)
+    return Row(work.label, way.label, ratios, trial.control, trial.tries, trial.is_void)
 
 
 # 3: a new connection each time
 
 
-def measure_opening(server: Server, effort: Effort) -> dict[str, Any]:
+def measure_opening(server: Server, effort: Effort) -> Row:
     """Compare opening a connection for each SELECT 1 with the bare one that stays open."""
     settings = {**server.arguments, "autocommit": True}
 
@@ -345,27 +345,18 @@ def measure_opening(server: Server, effort: Effort) -> dict[str, Any]:
         return turn
 
     with floors(WORKS[0], server.arguments) as bare:
-        contenders = {name: Contender(run, 10) for name, run in bare.items()}
+        contenders = {name: Contender(run, 20) for name, run in bare.items()}
         contenders["pymysql.connect() each time"] = Contender(opening(), 1)
         with contextlib.suppress(pymysql.err.OperationalError):
             opening(ssl_disabled=True)()
             contenders["the same with ssl_disabled=True"] = Contender(opening(ssl_disabled=True), 5)
-        trial = method.compare(
-            contenders, effort.open_rounds, floor=FLOOR, control=CONTROL, limit=LIMITS["loopback"], tries=effort.tries
-        )
+        limits = {"limit": LOOPBACK_LIMIT, "tries": effort.tries}
+        trial = method.compare(contenders, effort.open_rounds, floor=FLOOR, control=CONTROL, **limits)
     ratios = {name: method.ratio(trial.times, name, FLOOR) for name in contenders if name not in bare}
-    return {
-        "work": "SELECT 1, a new connection each time", "way": "loopback", "ratios": ratios, "control": trial.control,
-        "tries": trial.tries, "void": trial.is_void,
-    }  # fmt: skip
+    return Row("SELECT 1, a new connection each time", "loopback", ratios, trial.control, trial.tries, trial.is_void)
 
 
 # All of it
-
-
-def _spread(found: Spread, unit: float, digits: int = 2) -> str:
-    median, low, high = (f"{value / unit:.{digits}f}" for value in found)
-    return f"{median} ({low}-{high})"
 
 
 @contextlib.contextmanager
@@ -379,7 +370,7 @@ def _pinned_too(server: Server, pid: int) -> Iterator[None]:
 @contextlib.contextmanager
 def chosen_server(options: argparse.Namespace) -> Iterator[Server]:
     if options.server_dsn is None:
-        with ThrowawayServer(options=SERVER_OPTIONS) as own:
+        with ThrowawayServer(options=SERVER_OPTIONS, start_timeout=120.0) as own:
             yield Server(own.kwargs(), (own.pid,))
         return
     arguments, _ = parse_dsn(options.server_dsn)
@@ -392,22 +383,13 @@ def conditions(server: Server, core: int | None) -> dict[str, Any]:
         version = connection.get_server_info()
     return {
         "python": platform.python_version(),
-        "pymysql": pymysql.__version__,
-        "server": version,
+        "pymysql": pymysql.VERSION_STRING,
+        "server": version.removeprefix("5.5.5-"),  # which MariaDB puts in front
         "core": core,
         "cores": os.cpu_count(),
-        "load": os.getloadavg() if hasattr(os, "getloadavg") else None,
+        "load": method.load(),
         "yardsticks": method.yardsticks(),
     }
-
-
-def show_conditions(known: Mapping[str, Any]) -> None:
-    pinned = "nothing is pinned" if known["core"] is None else f"client and server pinned to core {known['core']}"
-    load = "unknown" if known["load"] is None else " ".join(f"{value:.2f}" for value in known["load"])
-    yardsticks = ", ".join(f"{name} {value:.0f} ns" for name, value in known["yardsticks"].items())
-    print(f"Python {known['python']}, PyMySQL {known['pymysql']}, server {known['server']}; {pinned}")
-    print(f"{known['cores']} cores, load {load} (1, 5, 15 min); {yardsticks}")
-    print("Medians, with the 10th and the 90th percentile.", flush=True)
 
 
 def measure(server: Server, options: argparse.Namespace) -> dict[str, Any]:
@@ -415,18 +397,18 @@ def measure(server: Server, options: argparse.Namespace) -> dict[str, Any]:
     effort = QUICK if options.quick else FULL
     core = method.quietest_core() if server.pids else None
     with method.pinned(core, *server.pids), sample_table(server.arguments):
-        found: dict[str, Any] = {"conditions": conditions(server, core)}
-        show_conditions(found["conditions"])
-        found["parts"] = measure_parts(server, effort)
-        show_parts(found["parts"])
+        known = conditions(server, core)
+        method.show_conditions(known)
+        parts = measure_parts(server, effort)
+        show_parts(parts)
+        rows: list[Row] = []
         if not options.profile:
-            found["opening"] = measure_opening(server, effort)
-            show_work(found["opening"])
-            found["ratios"] = measure_ratios(server, effort)
-        after = os.getloadavg() if hasattr(os, "getloadavg") else None
-        found["conditions"]["load_after"] = after
-    print("\nLoad at the end: " + ("unknown" if after is None else " ".join(f"{value:.2f}" for value in after)))
-    return found
+            rows.append(measure_opening(server, effort))
+            method.show(rows[0])
+            rows += measure_ratios(server, effort)
+        known["load_after"] = method.load()
+    print(f"\nLoad at the end: {method.loads(known['load_after'])}")
+    return {"conditions": known, "parts": parts, "rows": rows}
 
 
 def main() -> int:
@@ -440,8 +422,8 @@ def main() -> int:
     with chosen_server(options) as server:
         found = measure(server, options)
     if options.json:
-        Path(options.json).write_text(json.dumps(found, indent=2, default=str) + "\n")
-    return 1 if any(row["void"] for row in [*found.get("ratios", ()), *filter(None, [found.get("opening")])]) else 0
+        Path(options.json).write_text(json.dumps(method.plain(found), indent=2) + "\n")
+    return 1 if any(row.is_void for row in found["rows"]) else 0
 
 
 if __name__ == "__main__":

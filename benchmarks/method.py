@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import statistics
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 Times = dict[str, list[float]]  # contender -> ns for one time, a value per round
 
@@ -46,17 +47,32 @@ class Trial(NamedTuple):
     is_void: bool
 
 
+class Row(NamedTuple):
+    """What one comparison found."""
+
+    work: str
+    way: str
+    ratios: dict[str, Spread]
+    control: float
+    tries: int
+    is_void: bool
+
+
 def interleave(contenders: Mapping[str, Contender], rounds: int) -> Times:
-    """Time all contenders in each round, beginning with another one each time."""
+    """Time all contenders in each round, in another order each time.
+
+    Each begins with a turn that is not timed: it pays for what the one before it has left, cold caches or a server
+    that is still busy. In a fixed order the floor would differ from itself.
+    """
     names = list(contenders)
     found: Times = {name: [] for name in names}
-    for contender in contenders.values():
-        contender.run()
-    for number in range(rounds):
-        start = number % len(names)
-        for name in names[start:] + names[:start]:
+    order = random.Random(1)
+    for _ in range(rounds):
+        order.shuffle(names)
+        for name in names:
             run, times = contenders[name]
             repeats = range(times)
+            run()
             begin = time.perf_counter_ns()
             for _ in repeats:
                 run()
@@ -151,5 +167,47 @@ def yardsticks() -> dict[str, float]:
     return {name: difference(times, name, "call").median for name in contenders if name != "call"}
 
 
+def load() -> tuple[float, float, float] | None:
+    """Return the load averages of 1, 5 and 15 minutes, where there are any."""
+    return os.getloadavg() if hasattr(os, "getloadavg") else None
+
+
 def _nothing() -> None:
     pass
+
+
+# Output
+
+
+def show_conditions(known: Mapping[str, Any]) -> None:
+    pinned = "nothing is pinned" if known["core"] is None else f"client and server pinned to core {known['core']}"
+    yardsticks = ", ".join(f"{name} {value:.0f} ns" for name, value in known["yardsticks"].items())
+    print(f"Python {known['python']}, PyMySQL {known['pymysql']}, server {known['server']}; {pinned}")
+    print(f"{known['cores']} cores, load {loads(known['load'])} (1, 5, 15 min); {yardsticks}")
+    print("Medians, with the 10th and the 90th percentile.", flush=True)
+
+
+def show(row: Row) -> None:
+    verdict = f"floor to floor {row.control:.3f}" + (", VOID" if row.is_void else "")
+    tries = "" if row.tries == 1 else f", try {row.tries}"
+    print(f"\n{row.work}, {row.way} ({verdict}{tries})")
+    for label, spread in row.ratios.items():
+        print(f"  {label:<50}{text(spread, 1, 3):>24}", flush=True)
+
+
+def loads(values: tuple[float, ...] | None) -> str:
+    return "unknown" if values is None else " ".join(f"{value:.2f}" for value in values)
+
+
+def plain(value: Any) -> Any:
+    """Turn named tuples into dictionaries, for JSON."""
+    if hasattr(value, "_asdict"):
+        return plain(value._asdict())
+    if isinstance(value, dict):
+        return {name: plain(item) for name, item in value.items()}
+    return [plain(item) for item in value] if isinstance(value, (list, tuple)) else value
+
+
+def text(found: Spread, unit: float, digits: int = 2) -> str:
+    median, low, high = (f"{value / unit:.{digits}f}" for value in found)
+    return f"{median} ({low}-{high})"

@@ -96,8 +96,10 @@ class Arguments:
     Immutable but for `_conversions`, which is replaced whole; may be shared by threads.
     """
 
-    __slots__ = ("_conversions", "_option_file", "connect_timeout", "conv", "defer", "key", "overlay", "password",
-                 "read_timeout", "template", "tls", "write_timeout")  # fmt: skip
+    __slots__ = (
+        "_conversions", "_option_file", "connect_timeout", "conv", "defer", "key", "leak_tracking", "overlay",
+        "password", "read_timeout", "template", "tls", "write_timeout",
+    )  # fmt: skip
 
     def __init__(self, kwargs: Mapping[str, Any], options: PoolOptions) -> None:
         given = _without_aliases(kwargs)
@@ -128,6 +130,7 @@ class Arguments:
             self.template["decoders"],
         )
         self.key = self._make_key(options)
+        self.leak_tracking = options.leak_tracking
 
     def conversions(self, conv: Mapping[Any, Any] | None) -> Conversions:
         """Return encoders and decoders of one lease's own, split as PyMySQL splits `conv`.
@@ -246,6 +249,11 @@ class SharedTLS:
         if self._parameters == {}:
             return _DEFAULT_TLS._from_files()
         return self._from_files()
+
+    def forget_parent(self) -> None:
+        """Take a new lock in a forked child: a thread of the parent may have held the old one."""
+        self._lock = threading.Lock()
+        _DEFAULT_TLS._lock = threading.Lock()
 
     def _from_files(self) -> Any:
         files: tuple[Stat, ...] = ()

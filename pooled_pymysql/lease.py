@@ -5,11 +5,13 @@ PyMySQL's own code runs on it at native speed, and after close() it holds the `_
 """
 
 import contextlib
+import sys
 import time
 import warnings
 import weakref
 from collections.abc import Callable, Mapping
 from threading import get_ident
+from types import FrameType
 from typing import Any, NoReturn, Protocol, Self
 
 import pymysql
@@ -18,7 +20,8 @@ from pymysql.constants import CLIENT, COMMAND, CR
 
 from .arguments import Arguments, Conversions
 from .driver import DriverConnection
-from .replies import IN_FLIGHT, LANDED, RESULT_OPEN, Ok, next_arrival
+from .packets import Ok
+from .replies import IN_FLIGHT, LANDED, RESULT_OPEN, next_arrival
 from .session import SERVER_ATTRIBUTES, Session
 from .sharing import Shared
 from .tracking import (
@@ -30,13 +33,16 @@ from .tracking import (
     READS_ROW_COUNT,
     RETIRE,
     SELECTED,
-    STATUS_IN_TRANS,
     SUSPECT,
     TOUCHED,
+    marks_of_end,
     marks_of_statement,
 )
 
 _new = object.__new__
+_PACKAGE = __name__.rpartition(".")[0]
+_DEPTH = 5  # places told of a dropped lease
+
 _LOOK_CLOSER = MAY_BE_MANY | READS_FOUND_ROWS | READS_ROW_COUNT
 
 _send_command = DriverConnection._execute_command
@@ -45,6 +51,10 @@ _ENCODING_ERRORS = () if pymysql.VERSION >= (1, 2) else ("surrogateescape",)
 
 class Home(Protocol):
     """Where a lease's session comes from and goes back to: a pool."""
+
+    @property
+    def name(self) -> str:
+        """The pool's name in messages."""
 
     def acquire_session(self, arguments: Arguments) -> Session:
         """Return a session that is in use from now on; blocks up to the pool's timeout."""
@@ -62,17 +72,18 @@ class Connection(Shared):
     The attributes of PyMySQL's connection are in `__dict__`; ours are in slots beside it.
     """
 
-    __slots__ = ("_arguments", "_find_home", "_held", "_home", "_session")
+    __slots__ = ("_arguments", "_find_home", "_held", "_home", "_origin", "_session")
 
     _arguments: Arguments | None
     _find_home: Callable[[], Home] | None
     _held: list[Session]  # the session, until someone gives it back: pop() lets exactly one thread do it
     _home: Home | None
+    _origin: str | None  # where it was acquired, with leak_tracking
     _session: Session | None  # the session, for the statement path
 
     def __new__(cls, *_args: Any, **_kwargs: Any) -> Self:
         self = _new(cls)
-        self._arguments = self._find_home = self._home = self._session = None
+        self._arguments = self._find_home = self._home = self._origin = self._session = None
         self._held = []
         self._has_tracking = False
         self._marks = 0
@@ -92,23 +103,30 @@ class Connection(Shared):
         except IndexError:
             super().close()
             return
-        self._home.release(session, self._detach(session))  # type: ignore[union-attr]
+        self._give_back(session)
+
+    def _give_back(self, session: Session) -> None:
+        home: Any = self._home
+        try:
+            broken = self._detach(session)
+        except BaseException:
+            home.release(session, "interrupted")
+            raise
+        home.release(session, broken)
 
     def _detach(self, session: Session) -> str | None:
         """Part from the session and become a closed connection; say why the session must not be used again, if so."""
         if not self._turn.acquire(False) and self._owner != get_ident():
             session.interrupt()
             return self._part(session) or "closed in use"
-        self._owner = get_ident()
         try:
-            return self._detach_alone(session)
+            self._owner = get_ident()
+            broken = self._drain(session.opening_took) if self._flight else None
+            return self._part(session) or broken
         finally:
             self._owner = 0
-            self._turn.release()
-
-    def _detach_alone(self, session: Session) -> str | None:
-        broken = self._drain(session.opening_took) if self._flight else None
-        return self._part(session) or broken
+            with contextlib.suppress(RuntimeError):  # a converter that closes its own connection has ended the turn
+                self._turn.release()
 
     def _part(self, session: Session) -> str | None:
         """Hand the socket back to the session, with what must be known to restore it; no I/O."""
@@ -117,8 +135,7 @@ class Connection(Shared):
         sock = state["_sock"]
         state["_sock"] = state["_rfile"] = None
         state["_closed"] = True
-        session.marks = self._marks
-        session.in_transaction = bool(state["server_status"] & STATUS_IN_TRANS)
+        session.marks = marks_of_end(self._marks, state["server_status"])
         if sock is None:
             return "lost"
         if sock is not session.sock or sock.fileno() < 0:
@@ -142,17 +159,30 @@ class Connection(Shared):
             result = self.read_reply()
         return "unread" if self._flight else None
 
+    def forget_parent(self, session: Session) -> None:
+        """Be closed in a forked child; sends and reads nothing, whatever the parent's threads were in the middle of."""
+        self._held.clear()
+        self._part(session)
+        self.start_alone()
+
     def __del__(self) -> None:
         try:
-            session = self._held.pop()
+            held = self._held
         except AttributeError:  # made by copying another's __dict__: the socket is not ours to close
             return
-        except IndexError:
-            self._force_close()
+        if not held:
+            if self.__dict__.get("_sock") is not None:
+                self._force_close()
             return
+        session = held.pop()
         # Collection may run anywhere, also inside the pool's own code: nothing is read, sent or locked here.
         broken = self._part(session) or ("unread" if self._flight else None)
-        self._home.drop(session, broken)  # type: ignore[union-attr]
+        home: Any = self._home
+        home.drop(session, broken)
+        origin = f", acquired at {self._origin}" if self._origin else ""
+        warnings.warn(
+            f"a connection of pool {home.name!r} was dropped without close(){origin}", ResourceWarning, 2, self
+        )
 
     def _refuse_copy(self, *_: object) -> NoReturn:
         raise TypeError("a connection cannot be copied or pickled: it owns its session; call connect() instead")
@@ -175,8 +205,7 @@ class Connection(Shared):
             super().connect(sock)
             return
         with contextlib.suppress(IndexError):
-            session = self._held.pop()
-            self._home.release(session, self._detach(session))  # type: ignore[union-attr]
+            self._give_back(self._held.pop())
         if sock is not None or self._was_redirected():
             self._find_home = self._home = None
             self.connect(sock)
@@ -307,6 +336,7 @@ class Connection(Shared):
         self._marks = kept
 
     def _read_query_result(self, unbuffered: bool = False) -> int:
+        self._result = None
         self._flight = IN_FLIGHT
         try:
             self._result = result = self.read_reply(unbuffered)
@@ -387,8 +417,10 @@ def make_lease(
 ) -> Connection:
     """Hand a session's state over to a new connection object; sends nothing, and must not fail."""
     lease: Connection = _new(Connection)
-    state = session.pristine.copy()
-    state.update(arguments.overlay)
+    if session.overlaid_by is not arguments.overlay:
+        session.overlaid = session.pristine | arguments.overlay
+        session.overlaid_by = arguments.overlay
+    state = session.overlaid.copy()
     state["encoders"], state["decoders"] = conversions
     state["_connect_attrs"] = state["_connect_attrs"].copy()
     state["_auth_plugin_map"] = state["_auth_plugin_map"].copy()
@@ -406,9 +438,21 @@ def _bind(lease: Connection, session: Session, home: Home) -> None:
     lease._marks = 0
     lease.start_alone()
     lease._home = home
+    lease._origin = _caller() if lease._arguments.leak_tracking else None  # type: ignore[union-attr]
     lease._session = session
     lease._held = [session]
     session.lease = weakref.ref(lease)
+
+
+def _caller() -> str:
+    """Return the places that led here, innermost first, those in this package left out."""
+    places: list[str] = []
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and len(places) < _DEPTH:
+        if not frame.f_globals.get("__name__", "").startswith(_PACKAGE):
+            places.append(f"{frame.f_code.co_filename}:{frame.f_lineno} in {frame.f_code.co_name}")
+        frame = frame.f_back
+    return " < ".join(places)
 
 
 def make_deferred(

@@ -161,6 +161,10 @@ class Ledger(Generic[S]):
     def release(self, session: S, now: float, *, owing: bool = False) -> Waiter[S] | None:
         """Take a session back; the waiter returned, if any, has it now. `owing`: it may not be used at once."""
         self.in_use.remove(session)
+        if not owing and not self.waiting and not self.watching:  # as a rule
+            session.idle_since = now
+            self.idle.append(session)
+            return None
         return self._offer(session, now, owing=owing)
 
     def retire(self, session: S, reason: str) -> Waiter[S] | None:

@@ -156,6 +156,7 @@ _KINDS: dict[str, _Kind] = {
     ),
     "reset": _Kind("'auto', 'always' or 'rollback'", _check_reset, str),
     "one_write": _Kind("a bool", _check_flag, parse_flag),
+    "leak_tracking": _Kind("a bool", _check_flag, parse_flag),
     "name": _Kind("text that is not empty, without control characters, or None", _check_name, str, optional=True),
 }
 
@@ -203,6 +204,7 @@ class PoolOptions:
     validate_after: float | None = 30.0  # seconds idle; 0: at every acquire; None: never
     reset: Reset = "auto"
     one_write: bool = True
+    leak_tracking: bool = False
     name: str | None = None
 
     def __new__(cls, *_args: object, **options: object) -> Self:

@@ -15,14 +15,17 @@ from .exceptions import PoolClosed, PoolFull, PoolTimeout
 from .housekeeper import Housekeeper
 from .lease import Connection, make_lease
 from .ledger import Ledger, Waiter, WaiterState
+from .opening import open_session
 from .options import PoolOptions
-from .session import Mail, Session, open_session
+from .session import Mail, Session
 
 _logger = logging.getLogger("pooled_pymysql")
 _monotonic = time.monotonic
 _getpid = os.getpid
 
 _UNSET: Any = object()
+
+_MISSING_TICKS = 30  # that a session may be in use by no lease: handing over takes microseconds, closing ten seconds
 
 _LONGEST_WAIT = 0.02  # seconds between looks for another session, while the one at hand owes and none may be opened
 
@@ -74,6 +77,7 @@ class Pool:
         self._tls = SharedTLS(arguments.tls)
         self._name = options.name or arguments.key.address
         self._dropped_total = 0
+        self.closed = False  # close() was called; written under the lock
         self._start_empty()
         if options.min_size:
             housekeeper.watch(self)
@@ -101,11 +105,6 @@ class Pool:
     def options(self) -> PoolOptions:
         """The options that the pool was made with."""
         return self._options
-
-    @property
-    def closed(self) -> bool:
-        """Whether close() was called."""
-        return self._ledger.closed
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self._name!r} {'closed ' if self.closed else ''}{self._counts()}>"
@@ -188,6 +187,7 @@ class Pool:
             if self._ledger.closed:
                 return
             idle, waiters = self._ledger.close()
+            self.closed = True
             self._filled.notify_all()
         for waiter in waiters:
             _wake(waiter)
@@ -380,7 +380,7 @@ class Pool:
         if session.pid != _getpid():
             session.abandon()
             return
-        if broken is None:
+        if broken is None and session.marks & session.restore_mask:
             broken = session.restore()
         self._give_back(session, broken)
 
@@ -391,7 +391,7 @@ class Pool:
 
     def _give_back(self, session: Session, broken: str | None) -> None:
         if broken is None:
-            owing = bool(session.owed) and not session.owes_little
+            owing = bool(session.owed and not session.owes_little)
             with self._lock:
                 closed = self._ledger.closed
                 waiter = None if closed else self._ledger.release(session, _monotonic(), owing=owing)
@@ -425,6 +425,7 @@ class Pool:
     def tick(self) -> bool:
         """Do the background work that is due; say whether the pool holds anything to look after."""
         self._take_back_dropped()
+        self._sweep()
         self._collect_owed()
         with self._lock:
             expired = self._ledger.expire(_monotonic(), self._options.idle_timeout)
@@ -433,6 +434,18 @@ class Pool:
         self._fill()
         with self._lock:
             return not self._ledger.closed and (self._ledger.size > 0 or self._ledger.min_size > 0)
+
+    def _sweep(self) -> None:
+        """Close the sessions that an interruption took from their leases before they were given back."""
+        with self._lock:
+            in_use = list(self._ledger.in_use)
+        for session in in_use:
+            session.missing_since = session.missing_since + 1 if session.is_missing() else 0
+            if session.missing_since >= _MISSING_TICKS:
+                _logger.warning("pool %r: session %d was in use by nobody", self._name, session.thread_id)
+                self._dropped_total += 1
+                with contextlib.suppress(KeyError):  # given back at this very moment
+                    self._retire(session, "lost")
 
     def _collect_owed(self) -> None:
         """Read the replies that have arrived for sessions nobody has asked for since."""
@@ -485,13 +498,13 @@ class Pool:
     def forget_parent(self) -> None:
         """Start empty in a forked child: the sessions are the parent's, and not a byte is sent to them."""
         ledger, dropped = self._ledger, self._dropped
-        closed = ledger.closed
         self._start_empty()
-        self._ledger.closed = closed
+        self._ledger.closed = self.closed
+        self._tls.forget_parent()
         for session in [*ledger.idle, *ledger.owing, *ledger.in_use]:
             lease = None if session.lease is None else session.lease()
             if lease is not None and lease._session is session:
-                lease._detach(session)
+                lease.forget_parent(session)
             session.abandon()
         while not dropped.empty():
             dropped.get_nowait()[0].abandon()

@@ -17,6 +17,7 @@ from .lease import Connection, make_deferred, make_lease
 from .pool import Pool
 
 _MAX_RECIPES = 4096  # ways of calling connect() that are remembered; a program that passes changing values forgets all
+_PLAIN_KINDS = (str, bytes, type(None))
 _EXIT_TIMEOUT = 1.0  # seconds for saying goodbye at interpreter exit
 _FORK_TIMEOUT = 1.0  # seconds that a fork waits for the housekeeper
 
@@ -24,14 +25,27 @@ _FORK_TIMEOUT = 1.0  # seconds that a fork waits for the housekeeper
 class Recipe:
     """One way of calling connect(), read once: its arguments and the pool that they lead to."""
 
-    __slots__ = ("aliases", "arguments", "is_simple", "options", "pool")
+    __slots__ = ("aliases", "arguments", "find_pool", "is_simple", "kinds", "options", "pool")
 
-    def __init__(self, arguments: Arguments, options: pool_options.PoolOptions, aliases: list[tuple[str, str]]) -> None:
+    def __init__(
+        self,
+        arguments: Arguments,
+        options: pool_options.PoolOptions,
+        aliases: list[tuple[str, str]],
+        kwargs: Mapping[str, Any],
+    ) -> None:
         self.arguments = arguments
         self.options = options
         self.aliases = aliases
         self.is_simple = not aliases and not arguments.defer and not arguments.has_option_file
+        # 1, 1.0 and True are equal to a dictionary, but not to PyMySQL.
+        self.kinds = [(name, type(value)) for name, value in kwargs.items() if not isinstance(value, _PLAIN_KINDS)]
         self.pool: Pool | None = None
+        self.find_pool = self.current_pool  # bound once
+
+    def fits(self, kwargs: Mapping[str, Any]) -> bool:
+        """Say whether equal arguments are of equal types as well."""
+        return all(type(kwargs[name]) is kind for name, kind in self.kinds)
 
     def current_pool(self) -> Pool:
         """Return the live pool of this recipe, making one if there is none."""
@@ -78,7 +92,7 @@ class _Registry:
 _registry = _Registry()
 
 
-def connect(dsn: str | None = None, /, *, pool: Any = None, **kwargs: Any) -> Connection:
+def connect(dsn: str | None = None, /, *, pool: Any = None, conv: Any = None, **kwargs: Any) -> Connection:
     """Lease a connection from the pool that belongs to these arguments (PEP 249, "Constructors").
 
     Takes PyMySQL's keyword arguments, and a DSN in front of them if you like: `mysql://user:pass@host:3306/db?...`;
@@ -91,11 +105,15 @@ def connect(dsn: str | None = None, /, *, pool: Any = None, **kwargs: Any) -> Co
     Raises PoolTimeout, PoolFull, PoolClosed; what PyMySQL raises when connecting fails; TypeError or ValueError for
     arguments that make no sense.
     """
-    conv = kwargs.pop("conv", None)
     try:
         recipe = _registry.recipes.get((dsn, pool, *kwargs.items()))
     except TypeError:  # not hashable
-        recipe = None
+        recipe = _registry.recipes.get(_call_key(dsn, pool, kwargs))
+    if recipe is not None:
+        for name, kind in recipe.kinds:
+            if type(kwargs[name]) is not kind:
+                recipe = None
+                break
     if recipe is None or not recipe.is_simple:  # not seen yet, or to be looked at each time
         if pool is False:
             return _connect_without_pool(dsn, kwargs, conv)
@@ -109,7 +127,7 @@ def connect(dsn: str | None = None, /, *, pool: Any = None, **kwargs: Any) -> Co
         home = recipe.current_pool()
     arguments = recipe.arguments
     conversions = arguments.conversions(conv)  # first: what can fail must not cost a session
-    return make_lease(home.acquire_session(arguments), home, recipe.current_pool, arguments, conversions)
+    return make_lease(home.acquire_session(arguments), home, recipe.find_pool, arguments, conversions)
 
 
 def pools() -> list[Pool]:
@@ -144,7 +162,7 @@ def _find_recipe(dsn: str | None, pool: Any, kwargs: Mapping[str, Any]) -> Recip
     """Return the recipe of a call, reading its arguments if they are new or their option file has changed."""
     call = _call_key(dsn, pool, kwargs)
     recipe = _registry.recipes.get(call) if call is not None else None
-    if recipe is None or not recipe.arguments.is_current():
+    if recipe is None or not recipe.fits(kwargs) or not recipe.arguments.is_current():
         recipe = _read_call(dsn, pool, kwargs)
         if call is not None:
             _registry.remember(call, recipe)
@@ -154,7 +172,7 @@ def _find_recipe(dsn: str | None, pool: Any, kwargs: Mapping[str, Any]) -> Recip
 def _read_call(dsn: str | None, pool: Any, kwargs: Mapping[str, Any]) -> Recipe:
     given, from_dsn = _merge(dsn, kwargs)
     options = pool_options.resolve(pool, from_dsn)
-    return Recipe(Arguments(given, options), options, deprecated_aliases(given))
+    return Recipe(Arguments(given, options), options, deprecated_aliases(given), kwargs)
 
 
 def _merge(dsn: str | None, kwargs: Mapping[str, Any]) -> tuple[dict[str, Any], Mapping[str, object]]:
@@ -173,28 +191,26 @@ def _call_key(dsn: str | None, pool: Any, kwargs: Mapping[str, Any]) -> Any:
 
     Dictionaries (ssl, auth_plugin_map, pool) are taken by content, and by type too: in TLS options True is not 1.
     """
-    call: Any = (dsn, pool, *kwargs.items())
-    if _is_hashable(call):
-        return call
-    call = tuple(_frozen(item) for item in call)
-    return call if _is_hashable(call) else None
-
-
-def _is_hashable(value: Any) -> bool:
+    call = (dsn, pool, *kwargs.items())
     try:
-        hash(value)
+        hash(call)
     except TypeError:
-        return False
-    return True
+        try:
+            call = _frozen(call)
+            hash(call)
+        except TypeError:
+            return None
+    return call
 
 
 def _frozen(value: Any) -> Any:
-    if isinstance(value, dict):
+    kind = type(value)
+    if kind is tuple:
+        return tuple([_frozen(item) for item in value])
+    if kind is dict:
         return ("dict", *((name, type(item), _frozen(item)) for name, item in value.items()))
-    if isinstance(value, bytearray | memoryview):
+    if kind is bytearray or kind is memoryview:
         return ("bytes", bytes(value))
-    if isinstance(value, tuple):
-        return tuple(_frozen(item) for item in value)
     return value
 
 
@@ -208,7 +224,7 @@ def _connect_without_pool(dsn: str | None, kwargs: Mapping[str, Any], conv: Any)
 def _defer(recipe: Recipe, conv: Any) -> Connection:
     arguments = recipe.arguments
     context = SharedTLS(arguments.tls).context(arguments.template)
-    return make_deferred(recipe.current_pool, arguments, conv, context)
+    return make_deferred(recipe.find_pool, arguments, conv, context)
 
 
 def _warn(aliases: list[tuple[str, str]]) -> None:

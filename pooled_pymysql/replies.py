@@ -16,19 +16,20 @@ from pymysql.constants import CR, FIELD_TYPE
 from pymysql.protocol import MysqlPacket
 
 from .driver import DriverConnection, DriverField, DriverResult
+from .packets import HEADER, MAX_PACKET, TWO_SHORTS, Ok, Packets
 from .tracking import (
     CLEAN,
     DATABASE,
+    ENDS,
     INSERT_ID,
+    OPENED,
     RETIRE,
     SELECTED,
     STATUS_MORE_RESULTS,
-    STATUS_SESSION_STATE_CHANGED,
     SUSPECT,
     TOUCHED,
     WROTE,
     lenenc,
-    marks_of_tail,
 )
 
 CLIENT_SESSION_TRACK = (
@@ -41,54 +42,13 @@ CLIENT_DEPRECATE_EOF = 1 << 24
 LANDED, IN_FLIGHT, RESULT_OPEN = range(3)
 
 _BINARY_CHARSET = 63
-_MAX_PACKET = 0xFFFFFF
-_HEADER = struct.Struct("<I").unpack_from  # length in 24 bits, sequence number in 8
-_TWO_SHORTS = struct.Struct("<HH").unpack_from
-_NULL, _OK, _EOF, _ERROR, _LOCAL_INFILE = 0xFB, 0x00, 0xFE, 0xFF, 0xFB
+_NULL, _OK, _EOF, _LOCAL_INFILE = 0xFB, 0x00, 0xFE, 0xFB
 _UNBUFFERED_ROWS = 18446744073709551615  # what MySQLdb shows while the number of rows is unknown
 
 # Column definitions come in the same bytes again and again; parsing one costs more than the rest of a small reply.
 _fields: dict[tuple[bytes, str], tuple[DriverField, tuple[Any, ...]]] = {}
 _MAX_FIELDS = 2048
 _MAX_FIELD_SIZE = 512
-
-
-class Ok:
-    """An OK packet, or the packet that ends a result set under CLIENT_DEPRECATE_EOF.
-
-    https://dev.mysql.com/doc/dev/mysql-server/latest/page_protocol_basic_ok_packet.html
-    """
-
-    __slots__ = ("affected_rows", "insert_id", "marks", "message", "status", "warning_count")
-
-    def __init__(self, data: bytes, has_tracking: bool) -> None:
-        affected_rows: int | None = data[1]
-        insert_id: int | None = data[2]
-        position = 3
-        if data[1] > 250 or data[2] > 250:
-            affected_rows, position = lenenc(data, 1)
-            insert_id, position = lenenc(data, position)
-        self.affected_rows = affected_rows
-        self.insert_id = insert_id
-        self.status, self.warning_count = _TWO_SHORTS(data, position)
-        position += 4
-        self.marks = CLEAN
-        if not has_tracking or position == len(data):
-            self.message = data[position:]
-            return
-        length, position = lenenc(data, position)
-        stop = position + (length or 0)
-        self.message = data[position:stop]
-        if self.status & STATUS_SESSION_STATE_CHANGED:
-            self.marks = _marks_of_state(data, stop)
-
-
-def _marks_of_state(data: bytes, position: int) -> int:
-    """Read the session-state information behind the message, which must fill the packet."""
-    length, position = lenenc(data, position)
-    if not length or position + length != len(data):
-        return TOUCHED | DATABASE  # changed, but nothing that can be read says what
-    return marks_of_tail(data[position:])
 
 
 class Tracked(DriverConnection):
@@ -116,6 +76,8 @@ class Tracked(DriverConnection):
     def note(self, ok: Ok) -> None:
         """Keep what an OK packet tells of the session."""
         self.server_status = ok.status
+        if self._statement & ENDS:
+            self._marks &= ~(OPENED | WROTE)
         marks = self._told(ok.marks) if ok.marks else CLEAN
         if ok.warning_count:  # SHOW WARNINGS of the next lease would show them
             marks |= TOUCHED
@@ -145,7 +107,7 @@ class Tracked(DriverConnection):
         error of the client's own is no packet; what follows it on the wire is not known.
         """
         code = error.args[0] if error.args else None
-        if isinstance(code, int) and (1000 <= code < 2000 or code >= 3000):
+        if isinstance(code, int) and (1000 <= code < 2000 or code >= 3000) and not getattr(error, "more_follows", False):
             self._flight = LANDED
         self._marks |= TOUCHED | WROTE
 
@@ -209,7 +171,7 @@ class Result(DriverResult):
         """Read a reply to its end."""
         connection = self.connection
         try:
-            packets = _Packets(connection)
+            packets = Packets(connection)
             try:
                 data = packets.next()
                 first = data[0]
@@ -242,7 +204,7 @@ class Result(DriverResult):
             finally:
                 self.connection = None
         else:
-            packets = _Packets(connection)
+            packets = Packets(connection)
             try:
                 self._read_columns(packets, data)
             finally:
@@ -259,6 +221,26 @@ class Result(DriverResult):
         self.has_next = ok.status & STATUS_MORE_RESULTS
         connection.note(ok)
 
+    def _read_load_local_packet(self, first_packet: Any) -> None:
+        """Send the file as PyMySQL does, but keep the status behind it when there was no such file."""
+        connection = self.connection
+        packets = []
+
+        def read_packet() -> Any:
+            packets.append(DriverConnection._read_packet(connection))
+            return packets[-1]
+
+        connection.__dict__["_read_packet"] = read_packet
+        try:
+            super()._read_load_local_packet(first_packet)
+        except err.MySQLError as error:
+            if packets and packets[-1].is_ok_packet():
+                ok = Ok(packets[-1].get_all_data(), connection._has_tracking)
+                error.more_follows = bool(ok.status & STATUS_MORE_RESULTS)  # type: ignore[attr-defined]
+            raise
+        finally:
+            del connection.__dict__["_read_packet"]
+
     def _read_ok_packet(self, packet: Any) -> None:
         # PyMySQL's LOAD DATA LOCAL ends in here.
         connection = self.connection
@@ -266,7 +248,7 @@ class Result(DriverResult):
 
     # Result sets
 
-    def _read_result_set(self, packets: "_Packets", data: bytes) -> None:
+    def _read_result_set(self, packets: "Packets", data: bytes) -> None:
         self._read_columns(packets, data)
         rows = []
         take_row = self._row
@@ -285,7 +267,7 @@ class Result(DriverResult):
         A row may begin so too, if its first value has 16 MiB or more.
         """
         if has_tracking:
-            if len(data) >= _MAX_PACKET:
+            if len(data) >= MAX_PACKET:
                 return False
             ok = Ok(data, True)
         else:
@@ -297,7 +279,7 @@ class Result(DriverResult):
         self.has_next = ok.status & STATUS_MORE_RESULTS
         return True
 
-    def _read_columns(self, packets: "_Packets", data: bytes) -> None:
+    def _read_columns(self, packets: "Packets", data: bytes) -> None:
         connection = self.connection
         count, _ = lenenc(data, 0)
         if count is None:
@@ -434,7 +416,7 @@ def next_arrival(connection: Tracked, deadline: float) -> int | None:
         return None
     finally:
         sock.settimeout(timeout)
-    if len(data) < 5 or len(data) < 4 + (_HEADER(data, 0)[0] & _MAX_PACKET):
+    if len(data) < 5 or len(data) < 4 + (HEADER(data, 0)[0] & MAX_PACKET):
         return None
     return data[4]
 
@@ -444,7 +426,7 @@ _STOPPED = (1969, 3024)  # the query was stopped by a time limit: MariaDB's, MyS
 
 def _eof(data: bytes) -> Ok:
     """Return a classic EOF packet as what it would be under CLIENT_DEPRECATE_EOF."""
-    warning_count, status = _TWO_SHORTS(data, 1)
+    warning_count, status = TWO_SHORTS(data, 1)
     return Ok(b"\xfe\0\0" + struct.pack("<HH", status, warning_count), False)
 
 
@@ -478,67 +460,3 @@ def _converters(fields: list[DriverField], connection: Tracked) -> list[tuple[st
         converter = decoders.get(kind)
         chosen.append((of_text, None if converter is converters.through else converter))
     return chosen
-
-
-class _Packets:
-    """The packets of one reply, taken from whole buffers of the connection's reader.
-
-    `settle()` must be called before anything else reads from the connection.
-    """
-
-    __slots__ = ("buffer", "connection", "end", "position", "reader", "sequence")
-
-    def __init__(self, connection: Tracked) -> None:
-        self.connection = connection
-        self.reader = connection._rfile
-        self.buffer = b""
-        self.position = self.end = 0
-        self.sequence = connection._next_seq_id
-
-    def next(self) -> bytes:
-        """Return the next packet's payload; raises what PyMySQL's _read_packet() raises."""
-        position = self.position
-        start = position + 4
-        if start > self.end:
-            if position < self.end:
-                return self._across_buffers()
-            self._fill()
-            position, start = 0, 4
-            if start > self.end:
-                return self._across_buffers()
-        header = _HEADER(self.buffer, position)[0]
-        stop = start + (header & _MAX_PACKET)
-        if stop > self.end or header >> 24 != self.sequence or stop - start == _MAX_PACKET:
-            return self._across_buffers()
-        self.position = stop
-        self.sequence = (self.sequence + 1) & 0xFF
-        data = self.buffer[start:stop]
-        if data[0] == _ERROR:
-            self.settle()
-            err.raise_mysql_exception(data)
-        return data
-
-    def settle(self) -> None:
-        """Tell the connection and its reader how far we are."""
-        self.connection._next_seq_id = self.sequence
-        if self.position:
-            self.reader.read(self.position)
-            self.buffer = self.buffer[self.position :]
-            self.end -= self.position
-            self.position = 0
-
-    def _fill(self) -> None:
-        self.settle()
-        self.buffer = self.connection._peek()
-        self.end = len(self.buffer)
-
-    def _across_buffers(self) -> bytes:
-        """Read one packet PyMySQL's way: it does not fit, or something is wrong with it."""
-        self.settle()
-        try:
-            data: bytes = self.connection._read_packet().get_all_data()
-        finally:
-            self.sequence = self.connection._next_seq_id
-            self.buffer = b""
-            self.end = 0
-        return data

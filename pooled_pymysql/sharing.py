@@ -74,7 +74,7 @@ class Shared(Tracked):
     def fail_turn(self, error: BaseException) -> None:
         """End a turn by an exception; tell a connection that was closed under our hands as what it is."""
         self.end_turn()
-        if isinstance(error, AttributeError) and self._sock is None:
+        if isinstance(error, AttributeError | ValueError) and self._sock is None:
             text = "Lost connection to MySQL server during query (closed by another thread)"
             raise err.OperationalError(CR.CR_SERVER_LOST, text) from None
 

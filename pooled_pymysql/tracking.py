@@ -20,6 +20,11 @@ WROTE: Final = 16  # a transaction may hold changes, so rolling it back may take
 DATABASE: Final = 32  # the current database may have changed
 READS_FOUND_ROWS: Final = 64  # asks for FOUND_ROWS(), which no reset clears
 READS_ROW_COUNT: Final = 128  # asks for ROW_COUNT(), which a clean lease leaves behind
+IN_TRANSACTION: Final = 4096  # a transaction is open
+OPENED: Final = 16384  # with autocommit off: may hold metadata locks, of which no status tells
+ENDS: Final = 32768  # ends a transaction
+HOLDS: Final = 65536  # metadata locks may be held without a transaction
+ENDED: Final = 8192  # the lease has ended
 FORGOTTEN: Final = 2048  # what the last lease left in FOUND_ROWS() was cleared
 MAY_BE_MANY: Final = 1024  # not read to its end: more statements may follow, if the connection allows them
 EXECUTED: Final = 256  # the lease has run a statement of its own, so ROW_COUNT() is its own
@@ -27,6 +32,7 @@ SELECTED: Final = 512  # FOUND_ROWS() is the lease's own, or may be
 
 # Bits of a reply's status, https://dev.mysql.com/doc/dev/mysql-server/latest/mysql__com_8h.html
 STATUS_IN_TRANS: Final = 0x0001
+STATUS_AUTOCOMMIT: Final = 0x0002
 STATUS_MORE_RESULTS: Final = 0x0008
 STATUS_NO_BACKSLASH_ESCAPES: Final = 0x0200
 STATUS_SESSION_STATE_CHANGED: Final = 0x4000
@@ -44,14 +50,17 @@ MAX_SCANNED: Final = 4096
 _HEAD = re.compile(rb"(?:[\s(]++|/\*(?!M?!)(?:[^*]++|\*(?!/))*+\*/)*+([A-Za-z]{1,20}+)")
 _MAX_HEAD = 512
 
-_READS_COUNTS: Final = READS_FOUND_ROWS | READS_ROW_COUNT
+# Of statements that may read or set FOUND_ROWS() out of sight: cleared before them if they are the lease's first, and
+# taken for the lease's own from then on.
+_READS_COUNTS: Final = READS_ROW_COUNT | SELECTED
 
 # Verbs that change nothing in the session beyond what replies tell, unless the deny-list below finds something. Which
 # of the last group set FOUND_ROWS() depends on the server; what the last lease left is cleared before them.
 _HARMLESS = {
-    **dict.fromkeys(b"SELECT WITH VALUES TABLE INSERT UPDATE DELETE REPLACE".split(), SELECTED),
+    b"SELECT": SELECTED,
+    **dict.fromkeys(b"WITH VALUES TABLE INSERT UPDATE DELETE REPLACE".split(), SELECTED | OPENED),
     b"SAVEPOINT": CLEAN,
-    **dict.fromkeys(b"SHOW EXPLAIN DESCRIBE DESC HELP".split(), _READS_COUNTS),
+    **dict.fromkeys(b"SHOW EXPLAIN DESCRIBE DESC HELP".split(), _READS_COUNTS | OPENED),
 }
 
 # Of these, the ones that are long as a rule (bulk inserts) and never ask for FOUND_ROWS() then.
@@ -69,8 +78,10 @@ _TRANSACTION = re.compile(
 )
 _TRANSACTION_VERBS = frozenset(b"BEGIN START COMMIT ROLLBACK RELEASE".split())
 
-_KNOWN = {b"COMMIT": CLEAN, b"ROLLBACK": CLEAN, b"BEGIN": CLEAN}
-_LONGEST_KNOWN = 8
+_KNOWN = {b"COMMIT": ENDS, b"ROLLBACK": ENDS, b"BEGIN": CLEAN}
+_known = dict(_KNOWN)  # and the harmless statements of late
+_LONGEST_KNOWN = 200
+_MOST_KNOWN = 1024
 
 # Verbs of statements that a reset undoes completely, or that act outside the session. All others (CALL, EXECUTE,
 # PREPARE, compound statements, ...) can run statements that are not seen here, so role and database are asked for.
@@ -96,7 +107,7 @@ _MARKS_OF_HIDDEN = {
     b"FOUND_ROWS": READS_FOUND_ROWS,
     b"ROW_COUNT": READS_ROW_COUNT,
 }
-_UNREADABLE = TOUCHED | SUSPECT | DATABASE | _READS_COUNTS
+_UNREADABLE = TOUCHED | SUSPECT | DATABASE | READS_FOUND_ROWS | _READS_COUNTS
 _SYSTEM_VARIABLE = re.compile(rb"@@(?!(?:SESSION\s*\.\s*|LOCAL\s*\.\s*)?(?:IDENTITY|LAST_INSERT_ID))[A-Z_]")
 _READS_INSERT_ID = re.compile(rb"LAST_INSERT_ID\s*\(\s*\)")
 
@@ -116,8 +127,9 @@ def marks_of_statement(sql: bytes, encoding: str, status: int) -> int:
     `encoding` and `status` (the server status before it) decide whether quotes can be trusted. Costs about 1 µs for
     200 bytes and no more for a megabyte.
     """
-    if len(sql) <= _LONGEST_KNOWN and sql in _KNOWN:
-        return CLEAN
+    known = _known.get(sql) if len(sql) <= _LONGEST_KNOWN else None
+    if known is not None:
+        return known
     head = _HEAD.match(sql, 0, _MAX_HEAD)
     if head is None:
         return _UNREADABLE
@@ -127,10 +139,24 @@ def marks_of_statement(sql: bytes, encoding: str, status: int) -> int:
         if len(sql) > MAX_SCANNED:
             return TOUCHED | MAY_BE_MANY | SELECTED if verb in _WRITING else _UNREADABLE | SELECTED
         text = sql.upper()
-        return marks if _HIDDEN.search(text) is None else marks | _look_again(text, encoding, status)
+        if b"FROM" in text or b"(" in text:
+            marks |= OPENED
+        if _HIDDEN.search(text) is not None:
+            return marks | _look_again(text, encoding, status)
+        if len(sql) <= _LONGEST_KNOWN:
+            _remember(sql, marks)
+        return marks
     if verb in _TRANSACTION_VERBS and len(sql) <= MAX_SCANNED and _TRANSACTION.fullmatch(sql):
         return CLEAN
     return _marks_of_other(verb, sql)
+
+
+def _remember(sql: bytes, marks: int) -> None:
+    """Keep the marks of a short statement of which nothing depends on the connection; programs repeat themselves."""
+    if len(_known) >= _MOST_KNOWN:
+        _known.clear()
+        _known.update(_KNOWN)
+    _known[sql] = marks
 
 
 def _marks_of_other(verb: bytes, sql: bytes) -> int:
@@ -143,7 +169,9 @@ def _marks_of_other(verb: bytes, sql: bytes) -> int:
     if len(sql) > MAX_SCANNED:
         return _UNREADABLE
     text = sql.upper()
-    if verb not in _SILENT or b"_ROWS" in text or b"ROW_COUNT" in text:
+    if b"_ROWS" in text or b"ROW_COUNT" in text:
+        marks |= READS_FOUND_ROWS | READS_ROW_COUNT
+    if verb not in _SILENT:
         marks |= _READS_COUNTS
     if verb == b"SET" and _LASTING.search(text):
         return RETIRE
@@ -167,6 +195,15 @@ def _look_again(text: bytes, encoding: str, status: int) -> int:
     for found in _HIDDEN.findall(bare):
         marks |= _MARKS_OF_HIDDEN.get(found, TOUCHED)
     return marks
+
+
+def marks_of_end(marks: int, status: int) -> int:
+    """Return the marks of a lease that ends, given the last status of its server."""
+    if status & STATUS_IN_TRANS:
+        marks |= IN_TRANSACTION
+    elif marks & OPENED and not status & STATUS_AUTOCOMMIT:
+        marks |= HOLDS
+    return marks | ENDED
 
 
 def marks_of_tail(tail: bytes) -> int:

@@ -471,6 +471,15 @@ def test_bad_argument_of_other_ways_in(wrong: dict[str, Any], secretive: Server)
     assert pooled_pymysql.pools() == []
 
 
+@pytest.mark.parametrize("pool", [None, {"max_size": 2}], ids=str)
+def test_wrong_type_is_refused_after_an_equal_value_of_the_right_one(pool: Any, server: Server) -> None:
+    for _ in range(2):
+        assert_good_connect_works(server, pool=pool)
+        error = failure(lambda: pooled_pymysql.connect(**server.kwargs(port=float(server.port), pool=pool)))
+        assert type(error) is ValueError
+        assert error.args == ("port should be of type int",)
+
+
 def test_positional_arguments_are_refused(server: Server) -> None:
     for args in (("localhost", "root"), (server.dsn(), SECRET), (server.dsn(), "root", SECRET)):
         error = failure(lambda args=args: pooled_pymysql.connect(*args))

@@ -613,6 +613,23 @@ def test_wrong_password_never_gets_the_right_ones_session(right: str, wrong: str
     assert good_pool.stats().leases == 2
 
 
+def verdict(connect: Callable[..., Any], server: Server, verify: object) -> object:
+    """Return how connecting with `ssl_verify_cert` ends: "connected", or the error's number."""
+    try:
+        connect(**server.kwargs(ssl_verify_cert=verify)).close()
+    except pymysql.err.OperationalError as error:
+        return error.args[0]
+    return "connected"
+
+
+def test_demanding_a_verified_certificate_is_not_fulfilled_by_less(server: Server) -> None:
+    """PyMySQL verifies with True and not with 1, which Python takes for equal."""
+    for _ in range(2):
+        for verify in (1, True):
+            assert verdict(pooled_pymysql.connect, server, verify) == verdict(pymysql.connect, server, verify)
+    assert len(pooled_pymysql.pools()) == 2
+
+
 @pytest.mark.parametrize("password", [bytearray, memoryview], ids=lambda each: each.__name__)
 def test_password_in_a_buffer(password: Callable[[bytes], Any], account: Server) -> None:
     given = password(account.password.encode())
@@ -787,8 +804,8 @@ def test_dropped_lease_comes_back(account: Server, connection_ids: Callable[...,
     for _ in range(3):
         connection = pooled_pymysql.connect(**account.kwargs(), pool={"max_size": 1, "timeout": 10.0})
         assert ask(connection, "SELECT 1") == (1,)
-        del connection
-        gc.collect()
+        with pytest.warns(ResourceWarning, match="dropped without close"):
+            del connection
     wait_until(lambda: counts()[0] == 0, what="the return of the dropped lease")
     assert only_pool().stats().dropped == 3
     assert len(connection_ids(account.user)) <= 1
@@ -855,10 +872,12 @@ deferred = pooled_pymysql.connect(sys.argv[1], defer_connect=True)
 """
 
 
-def test_program_that_ends_without_closing_says_nothing(
+def test_program_that_ends_without_closing_ends_its_connections(
     account: Server, connection_ids: Callable[..., set[int]]
 ) -> None:
-    done = run_program(LEAVE_OPEN, account.dsn())
+    done = run_program(
+        "import warnings\nwarnings.simplefilter('ignore', ResourceWarning)\n" + LEAVE_OPEN, account.dsn()
+    )
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     wait_until(lambda: not connection_ids(account.user), what="the end of all connections")
 

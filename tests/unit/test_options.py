@@ -39,6 +39,7 @@ def test_defaults_are_the_documented_ones() -> None:
         "validate_after": 30.0,
         "reset": "auto",
         "one_write": True,
+        "leak_tracking": False,
         "name": None,
     }
     assert tuple(field.name for field in dataclasses.fields(PoolOptions)) == OPTION_NAMES

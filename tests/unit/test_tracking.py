@@ -14,8 +14,8 @@ from pooled_pymysql.tracking import (
     CLEAN,
     DATABASE,
     INSERT_ID,
-    MAY_BE_MANY,
     MAX_SCANNED,
+    MAY_BE_MANY,
     READS_FOUND_ROWS,
     READS_ROW_COUNT,
     RETIRE,
@@ -28,6 +28,9 @@ from pooled_pymysql.tracking import (
 )
 
 UTF8 = "utf8"
+
+# The marks for which something is sent at release, or before the statement; the others are notes.
+COSTLY = TOUCHED | SUSPECT | RETIRE | INSERT_ID | DATABASE | MAY_BE_MANY | READS_FOUND_ROWS
 
 
 def marks(sql: str | bytes, encoding: str = UTF8, status: int = 0) -> int:
@@ -72,7 +75,7 @@ HARMLESS = [
 
 @pytest.mark.parametrize("sql", HARMLESS)
 def test_what_changes_nothing_costs_nothing(sql: str) -> None:
-    assert marks(sql) == CLEAN
+    assert marks(sql) & COSTLY == CLEAN
 
 
 # The first verb
@@ -80,8 +83,8 @@ def test_what_changes_nothing_costs_nothing(sql: str) -> None:
 ALLOWED = """SELECT INSERT UPDATE DELETE REPLACE WITH VALUES TABLE SHOW EXPLAIN DESCRIBE DESC SAVEPOINT HELP
 BEGIN START COMMIT ROLLBACK RELEASE"""
 OTHERS = """SET CREATE ALTER DROP TRUNCATE RENAME LOCK UNLOCK LOAD DO ANALYZE OPTIMIZE CHECK CHECKSUM REPAIR FLUSH KILL
-GRANT REVOKE HANDLER USE DEALLOCATE PURGE CACHE CALL EXECUTE PREPARE XA BACKUP BINLOG CHANGE CLONE GET IF LOOP WHILE CASE
-RESET RESIGNAL SIGNAL STOP SHUTDOWN INSTALL IMPORT DECLARE FOR REPEAT SELECTED INSERTS COMMITTED S E"""
+GRANT REVOKE HANDLER USE DEALLOCATE PURGE CACHE CALL EXECUTE PREPARE XA BACKUP BINLOG CHANGE CLONE GET IF LOOP WHILE
+CASE RESET RESIGNAL SIGNAL STOP SHUTDOWN INSTALL IMPORT DECLARE FOR REPEAT SELECTED INSERTS COMMITTED S E"""
 allowed = frozenset(ALLOWED.split())
 
 BLANKS = [" ", "\n", "\t", "\r\n", "\v", "\f", "/**/", "/* x */", "/* ' */", "/* * / ** */", '/* " ` */']
@@ -241,7 +244,9 @@ def test_what_servers_do_not_report_is_marked_wherever_it_stands(
         "DO SLEEP({})",
         "CALL p({})",
         "CREATE TABLE t SELECT {}",
-        "SELECT 1; SELECT {}",
+        "SELECT/**/{}",
+        'SELECT {}, "x"',
+        "COMMIT; SELECT {}",
     ],
 )
 def test_a_reader_of_counts_is_seen_in_any_statement(sql: str, function: str, mark: int) -> None:
@@ -315,7 +320,7 @@ WITH_PARAMETERS = [
 def test_no_parameter_makes_a_harmless_statement_cost_a_reset(template: str, parameters: list[str]) -> None:
     sql = template.format(*(f"'{escape_string(text)}'" for text in parameters)).encode()
     if len(sql) <= MAX_SCANNED:
-        assert marks(sql) == CLEAN
+        assert marks(sql) & COSTLY == CLEAN
 
 
 def ended_in_backslash(lead: bytes) -> bytes:

@@ -29,7 +29,7 @@ class Stage:
             return rows
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class Act:
     """A thing that a program may do.
 
@@ -46,7 +46,11 @@ class Act:
     blocks: bool = False  # holds what others wait for
     costly: bool = False  # takes a second
 
-    def __str__(self) -> str:
+    def is_of(self, scene: Scene) -> bool:
+        """Say whether the scene's server can do it."""
+        return self.family in ("both", scene.family)
+
+    def __repr__(self) -> str:
         return self.name
 
 

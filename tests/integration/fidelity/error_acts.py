@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import pymysql
-from pymysql.constants import FIELD_TYPE
+from pymysql.constants import COMMAND, FIELD_TYPE
 from pymysql.cursors import SSCursor
 
 from .acts import Act, Stage, statements
@@ -38,7 +40,9 @@ def _too_few_parameters(stage: Stage) -> None:
 def _executemany_fails_in_the_middle(stage: Stage) -> None:
     with stage.lease.cursor() as cursor:
         rows = [(1, 10), (2, None), (3, 30)]
-        cursor.executemany(stage.scene.fill("UPDATE {db}.plain SET v = %s + 1 WHERE id = %s"), [(b, a) for a, b in rows])
+        cursor.executemany(
+            stage.scene.fill("UPDATE {db}.plain SET v = %s + 1 WHERE id = %s"), [(b, a) for a, b in rows]
+        )
 
 
 def _executemany_inserts_a_duplicate(stage: Stage) -> None:
@@ -48,7 +52,9 @@ def _executemany_inserts_a_duplicate(stage: Stage) -> None:
 
 def _error_in_mid_result(stage: Stage) -> None:
     with stage.lease.cursor(SSCursor) as cursor:
-        cursor.execute(stage.scene.fill("SELECT IF(id < 5, id, (SELECT 1 UNION SELECT id + 1)) FROM {db}.t ORDER BY id"))
+        cursor.execute(
+            stage.scene.fill("SELECT IF(id < 5, id, (SELECT 1 UNION SELECT id + 1)) FROM {db}.t ORDER BY id")
+        )
         cursor.fetchall()
 
 
@@ -60,12 +66,14 @@ def _deadlock(stage: Stage) -> None:
     with other.cursor() as cursor:
         cursor.execute(stage.scene.fill("INSERT INTO {db}.t (v) SELECT a.v FROM {db}.t a, {db}.t b"))
         cursor.execute(stage.scene.fill("UPDATE {db}.plain SET v = 0 WHERE id = 2"))
-    other._execute_command(3, stage.scene.fill("UPDATE {db}.plain SET v = 0 WHERE id = 1"))
+    other._execute_command(COMMAND.COM_QUERY, stage.scene.fill("UPDATE {db}.plain SET v = 0 WHERE id = 1"))
     try:
         stage.run("UPDATE {db}.plain SET v = 0 WHERE id = 2")
     finally:
-        stage.lease.rollback()
-        other._read_query_result()
+        with contextlib.suppress(pymysql.Error):
+            stage.lease.rollback()
+        with contextlib.suppress(pymysql.Error):
+            other._read_query_result()
         other.rollback()
 
 
@@ -124,7 +132,7 @@ ACTS = [
     statements("syntax_error_in_second", "SET @a = 1; SELEC 1", errors=(1064,)),
     statements("error_in_second", "SELECT 1; SELECT * FROM {db}.nothing; SET @a = 1", errors=(1146,)),
     statements("empty_statement", "", errors=(1065,)),
-    statements("comment_alone", "/* nothing */", errors=(1065,)),
+    statements("comment_alone", "/* nothing */", errors=(0, 1065)),
     statements("comment_unfinished", "SELECT 1 /* ", errors=(0, 1064)),
     statements("unknown_table", "SELECT * FROM {db}.nothing", errors=(1146,)),
     statements("unknown_column", "SELECT nothing FROM {db}.t", errors=(1054,)),
@@ -137,10 +145,16 @@ ACTS = [
     statements("wrong_value", "SET SESSION sql_mode = 'NOTHING'", errors=(1231,)),
     statements("duplicate_key", DUPLICATE, errors=(1062,)),
     statements("duplicate_key_without_autocommit", WITHOUT_AUTOCOMMIT, DUPLICATE, errors=(1062,)),
-    statements("duplicate_key_in_transaction", "BEGIN", "INSERT INTO {db}.plain VALUES (8, 8)", DUPLICATE, errors=(1062,)),
+    statements(
+        "duplicate_key_in_transaction", "BEGIN", "INSERT INTO {db}.plain VALUES (8, 8)", DUPLICATE, errors=(1062,)
+    ),
     statements("duplicate_key_after_auto_increment", "INSERT INTO {db}.t VALUES (NULL, 'x'), (1, 'y')", errors=(1062,)),
-    statements("duplicate_key_in_myisam", "REPLACE INTO {db}.myisam VALUES (1, 'a')",
-               "INSERT INTO {db}.myisam VALUES (NULL, 'b'), (1, 'c')", errors=(1062,)),
+    statements(
+        "duplicate_key_in_myisam",
+        "REPLACE INTO {db}.myisam VALUES (1, 'a')",
+        "INSERT INTO {db}.myisam VALUES (NULL, 'b'), (1, 'c')",
+        errors=(1062,),
+    ),
     statements("foreign_key", "INSERT INTO {db}.child VALUES (1, 99999)", errors=(1452,)),
     statements("not_null", "INSERT INTO {db}.plain VALUES (50, NULL)", errors=(1048,)),
     statements("too_long", "INSERT INTO {db}.t (v) VALUES (REPEAT('x', 200))", errors=(0, 1406)),
@@ -154,15 +168,25 @@ ACTS = [
     statements("note", "DROP TABLE IF EXISTS {db}.nothing"),
     statements("warning_then_clean_statement", "SELECT CAST('x' AS SIGNED)", "SELECT 1"),
     statements("write_in_read_only_transaction", "START TRANSACTION READ ONLY", "DELETE FROM {db}.t", errors=(1792,)),
-    statements("transaction_within_lock", "LOCK TABLES {db}.t READ", "DELETE FROM {db}.t", errors=(1099,), blocks=True),
+    statements(
+        "write_within_read_lock", "LOCK TABLES {db}.plain READ", "DELETE FROM {db}.plain", errors=(1099,), blocks=True
+    ),
     statements("table_not_locked", "LOCK TABLES {db}.t READ", "SELECT * FROM {db}.plain", errors=(1100,), blocks=True),
     statements("commit_within_xa", "XA START 'fidelity_a'", "COMMIT", errors=(1399,)),
     statements("xa_unknown", "XA END 'fidelity_a'", errors=(1399, 1397)),
     statements("query_stopped", "KILL QUERY CONNECTION_ID()", errors=(0, 1317)),
-    statements("query_too_slow", "SELECT /*+ MAX_EXECUTION_TIME(1) */ SLEEP(0.05) FROM {db}.t", family="mysql",
-               errors=(0, 3024)),
-    statements("statement_too_slow", "SET STATEMENT max_statement_time = 0.01 FOR SELECT SLEEP(1)", family="mariadb",
-               errors=(1969,)),
+    statements(
+        "query_too_slow",
+        "SELECT /*+ MAX_EXECUTION_TIME(1) */ SLEEP(0.05) FROM {db}.t",
+        family="mysql",
+        errors=(0, 3024),
+    ),
+    statements(
+        "statement_too_slow",
+        "SET STATEMENT max_statement_time = 0.01 FOR SELECT SLEEP(1)",
+        family="mariadb",
+        errors=(1969,),
+    ),
     statements("kill_itself", "SET @a = 1", "KILL CONNECTION_ID()", errors=(0, 1317, 1927, 2013)),
     Act("kill_itself_by_method", lambda stage: stage.lease.kill(stage.lease.thread_id()), errors=(0, 1317, 1927, 2013)),
     Act("killed_by_another", _killed_by_another, errors=(1927, 2006, 2013, 4031)),
@@ -176,6 +200,6 @@ ACTS = [
     Act("executemany_inserts_a_duplicate", _executemany_inserts_a_duplicate, errors=(1062,)),
     Act("decoder_fails", _decoder_fails, errors=("ValueError",)),
     Act("decoder_fails_unbuffered", _decoder_fails_unbuffered, errors=("KeyError",)),
-    Act("parameter_fails", _parameter_fails, errors=("TypeError", "KeyError", "AttributeError")),
-    Act("too_few_parameters", _too_few_parameters, errors=("TypeError",)),
+    Act("parameter_fails", _parameter_fails, errors=(0, 1054, "TypeError")),
+    Act("too_few_parameters", _too_few_parameters, errors=("TypeError", "ProgrammingError")),
 ]

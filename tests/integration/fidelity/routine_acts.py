@@ -8,7 +8,7 @@ from .acts import Act, Stage, statements
 def _call(name: str) -> Act:
     def perform(stage: Stage) -> None:
         with stage.lease.cursor() as cursor:
-            cursor.callproc(f"{stage.scene.db}.{name}")
+            cursor.callproc(name)
             while cursor.nextset():
                 pass
 
@@ -17,15 +17,26 @@ def _call(name: str) -> Act:
 
 def _callproc_with_parameters(stage: Stage) -> None:
     with stage.lease.cursor() as cursor:
-        cursor.callproc(f"{stage.scene.db}.p_out", ("in",))
+        cursor.callproc("p_out", ("in",))
 
 
 ACTS = [
     *(
         _call(name)
         for name in (
-            "p_plain", "p_set", "p_lock", "p_into", "p_role", "p_begin", "p_temporary", "p_prepare", "p_names",
-            "p_insert", "p_results", "p_mode", "p_one_shot",
+            "p_plain",
+            "p_set",
+            "p_lock",
+            "p_into",
+            "p_role",
+            "p_begin",
+            "p_temporary",
+            "p_prepare",
+            "p_names",
+            "p_insert",
+            "p_results",
+            "p_mode",
+            "p_one_shot",
         )
     ),
     Act("callproc_with_parameters", _callproc_with_parameters),

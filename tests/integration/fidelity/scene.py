@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import uuid
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -40,11 +41,12 @@ CREATE FUNCTION {db}.f_set() RETURNS INT NO SQL BEGIN SET @from_function = 1; RE
 CREATE FUNCTION {db}.f_variable() RETURNS INT NO SQL BEGIN SET SESSION sql_select_limit = 3; RETURN 1; END
 CREATE FUNCTION {db}.f_signal() RETURNS INT NO SQL BEGIN SET @signalled = 1; SIGNAL SQLSTATE '45000'; RETURN 1; END
 CREATE FUNCTION {db}.f_warn() RETURNS INT NO SQL BEGIN SIGNAL SQLSTATE '01000' SET MESSAGE_TEXT = 'w'; RETURN 1; END
-CREATE FUNCTION {db}.f_insert() RETURNS INT MODIFIES SQL DATA BEGIN INSERT INTO {db}.t (v) VALUES ('f'); RETURN 1; END
-CREATE FUNCTION {db}.f_temporary() RETURNS INT MODIFIES SQL DATA \
-BEGIN CREATE TEMPORARY TABLE IF NOT EXISTS {db}.tmp_f (id INT); RETURN 1; END
+CREATE FUNCTION {db}.f_insert() RETURNS INT DETERMINISTIC MODIFIES SQL DATA \
+BEGIN INSERT INTO {db}.t (v) VALUES ('f'); RETURN 1; END
+CREATE FUNCTION {db}.f_temporary() RETURNS INT DETERMINISTIC MODIFIES SQL DATA \
+BEGIN CREATE TEMPORARY TABLE IF NOT EXISTS {db}.tmp (id INT); RETURN 1; END
 CREATE FUNCTION {db}.f_insert_id() RETURNS BIGINT NO SQL RETURN LAST_INSERT_ID(55)
-CREATE FUNCTION {db}.f_role() RETURNS INT NO SQL BEGIN SET ROLE {role}; RETURN 1; END
+CREATE FUNCTION {db}.f_role() RETURNS INT NO SQL SQL SECURITY INVOKER BEGIN SET ROLE {role}; RETURN 1; END
 CREATE FUNCTION {db}.f_lock() RETURNS INT NO SQL RETURN GET_LOCK('fidelity', 0)
 CREATE FUNCTION {db}.f_into() RETURNS INT READS SQL DATA BEGIN SELECT 1 INTO @hidden_into; RETURN 1; END
 CREATE FUNCTION {db}.f_assign() RETURNS INT NO SQL RETURN (@hidden_assignment := 1)
@@ -52,10 +54,10 @@ CREATE PROCEDURE {db}.p_plain() SELECT 1
 CREATE PROCEDURE {db}.p_set() SET @from_procedure = 1
 CREATE PROCEDURE {db}.p_lock() DO GET_LOCK('fidelity', 0)
 CREATE PROCEDURE {db}.p_into() SELECT 1 INTO @from_procedure_into
-CREATE PROCEDURE {db}.p_role() SET ROLE {role}
+CREATE PROCEDURE {db}.p_role() SQL SECURITY INVOKER SET ROLE {role}
 CREATE PROCEDURE {db}.p_begin() BEGIN START TRANSACTION; INSERT INTO {db}.t (v) VALUES ('open'); END
-CREATE PROCEDURE {db}.p_temporary() CREATE TEMPORARY TABLE {db}.tmp_p (id INT)
-CREATE PROCEDURE {db}.p_prepare() BEGIN PREPARE fidelity_p FROM 'SELECT 1'; EXECUTE fidelity_p; END
+CREATE PROCEDURE {db}.p_temporary() CREATE TEMPORARY TABLE {db}.tmp (id INT)
+CREATE PROCEDURE {db}.p_prepare() BEGIN PREPARE fidelity_a FROM 'SELECT 1'; EXECUTE fidelity_a; END
 CREATE PROCEDURE {db}.p_names() SET NAMES latin1
 CREATE PROCEDURE {db}.p_insert() INSERT INTO {db}.t (v) VALUES ('p')
 CREATE PROCEDURE {db}.p_results() BEGIN SELECT 1; SELECT 2; SELECT id FROM {db}.t; END
@@ -75,7 +77,7 @@ MARIADB_ONLY = """
 CREATE SEQUENCE {db}.seq
 CREATE TABLE {db}.numbered (id BIGINT DEFAULT NEXTVAL({db}.seq), v INT) ENGINE=InnoDB
 CREATE PROCEDURE {db}.p_use() EXECUTE IMMEDIATE 'USE {scratch}'
-CREATE FUNCTION {db}.f_next() RETURNS BIGINT MODIFIES SQL DATA RETURN NEXTVAL({db}.seq)
+CREATE FUNCTION {db}.f_next() RETURNS BIGINT DETERMINISTIC MODIFIES SQL DATA RETURN NEXTVAL({db}.seq)
 """
 
 # What any act may have done to the tables.
@@ -117,7 +119,7 @@ class Scene:
     def fill(self, text: str) -> str:
         """Put this scene's names into a statement."""
         for name in ("db", "scratch", "role", "resource_group", "folder"):
-            text = text.replace("{%s}" % name, str(getattr(self, name)))
+            text = text.replace(f"{{{name}}}", str(getattr(self, name)))
         return text
 
     def kwargs(self, **overrides: Any) -> dict[str, Any]:
@@ -128,7 +130,7 @@ class Scene:
             "local_infile": True,
             "read_timeout": 15,
             "write_timeout": 15,
-            **servers.transport(self.server.is_mariadb),
+            "ssl_disabled": True,
         }
         return self.server.kwargs(**own | overrides)
 
@@ -153,10 +155,12 @@ class Scene:
         self.manage(*statements, *MEND)
 
     def _end_xa(self) -> None:
-        prepared = {row[3] for row in answer(self.admin, "XA RECOVER")}
-        for xid in prepared & {*XIDS, *(xid.encode() for xid in XIDS)}:
-            name = xid.decode() if isinstance(xid, bytes) else xid
-            servers.wait_until(lambda name=name: answer(self.admin, f"XA ROLLBACK '{name}'") == (), 10.0, "XA ROLLBACK")
+        """Roll back what acts have prepared; MariaDB lets nobody do so until the session is gone."""
+        for row in answer(self.admin, "XA RECOVER"):
+            xid = row[3].decode() if isinstance(row[3], bytes) else row[3]
+            if xid in XIDS:
+                rollback = partial(answer, self.admin, f"XA ROLLBACK '{xid}'")
+                servers.wait_until(lambda rollback=rollback: not rollback(), 10.0, "XA ROLLBACK")
 
 
 @contextlib.contextmanager
@@ -167,7 +171,7 @@ def a_scene(server: Server, folder: Path) -> Iterator[Scene]:
     group = None if server.is_mariadb else f"fid_g_{tag}"
     user = f"fid_u_{tag}"
     own = dataclasses.replace(server, user=user, password=user, database=names["db"])
-    impatient = "SET lock_wait_timeout = " + ("0" if server.is_mariadb else "1")
+    impatient = "SET innodb_lock_wait_timeout = 1, lock_wait_timeout = " + ("0" if server.is_mariadb else "1")
     limits = {"read_timeout": 15, "write_timeout": 15}
     with (
         server.connect(autocommit=True, init_command=impatient, **limits) as admin,

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import pymysql
 from pymysql.connections import Connection
+from pymysql.constants import SERVER_STATUS
 
 from .scene import LOCKS, Scene, answer
 
@@ -16,8 +18,8 @@ Probe = Callable[[Any, Scene], Any]
 # Attributes that no two connections share: of these, only the type is compared.
 OF_ITS_OWN = frozenset({"_rfile", "_result", "ctx", "salt", "server_thread_id"})
 
-# How far a connection has read, which the next command sets to 0.
-PASSING = frozenset({"_next_seq_id"})
+# What the next command sets before it uses it: how far was read, and the time limit that the socket has just now.
+PASSING = frozenset({"_current_timeout", "_next_seq_id"})
 
 # Session variables in which two connections differ, or may differ unseen.
 NOT_COMPARED = frozenset(
@@ -27,6 +29,11 @@ NOT_COMPARED = frozenset(
         "timestamp",  # the time of day; the probe `clock` shows whether it stands still
         "rand_seed1",  # random; always shown as 0
         "rand_seed2",
+        "statement_id",  # MySQL's running number of statements
+        "gtid_executed",  # the server's, and anybody's commit moves them
+        "gtid_binlog_pos",
+        "gtid_binlog_state",
+        "gtid_current_pos",
     }
 )
 
@@ -39,7 +46,10 @@ def attributes(connection: Connection[Any]) -> dict[str, Any]:
             continue
         found[name] = type(value) if name in OF_ITS_OWN else value
         if name == "_sock":
-            found[name] = (type(value), value.gettimeout(), value.family)
+            found[name] = (type(value), value.family)
+            found["knows_time_limit"] = (
+                getattr(connection, "_current_timeout", value.gettimeout()) == value.gettimeout()
+            )
         elif isinstance(value, dict):
             found[name] = dict(value)
     found["open"] = connection.open
@@ -115,6 +125,12 @@ def text_comes_back(connection: Connection[Any], scene: Scene) -> Any:
     return answer(connection, "SELECT %s, %s, HEX(%s), LENGTH(%s)", value, value.encode(), value, value)
 
 
+def sees_what_is_committed(connection: Connection[Any], scene: Scene) -> Any:
+    """Tell whether it sees the tables as others do."""
+    query = scene.fill("SELECT id, v FROM {db}.t UNION ALL SELECT id, v FROM {db}.plain")
+    return answer(connection, query) == answer(scene.admin, query)
+
+
 def row_count_by_diagnostics(connection: Connection[Any], scene: Scene) -> Any:
     return answer(connection, "GET DIAGNOSTICS @probe = ROW_COUNT"), answer(connection, "SELECT @probe")
 
@@ -142,16 +158,13 @@ LATER: dict[str, Probe] = {
     "user_variables": user_variables,
     "clock": clock,
     "text_comes_back": text_comes_back,
-    "rows": _asking_all("SELECT * FROM {db}.t", "SELECT * FROM {db}.plain", "SELECT * FROM {db}.child"),
+    "rows": sees_what_is_committed,
     "profiles": _asking("SHOW PROFILES"),
-    "temporary_tables": _asking_all(
-        *(f"SELECT * FROM {{db}}.{name}" for name in ("tmp", "tmp_2", "tmp_f", "tmp_p", "tmp_select"))
-    ),
-    "prepared": _asking_all(*(f"EXECUTE fidelity_{name}" for name in "abp")),
-    "handlers": _asking_all("HANDLER t READ FIRST", "HANDLER fidelity_handler READ FIRST"),
+    "temporary_tables": _asking_all("SELECT * FROM {db}.tmp", "SELECT * FROM {db}.tmp_2"),
+    "prepared": _asking("EXECUTE fidelity_a"),
+    "handlers": _asking("HANDLER fidelity_handler READ FIRST"),
     "savepoint": _asking("ROLLBACK TO SAVEPOINT fidelity"),
     "sequence": _asking("SELECT PREVIOUS VALUE FOR {db}.seq"),  # MariaDB's
-    "locks_of_its_own": _asking_all(*(f"SELECT IS_USED_LOCK('{name}') = CONNECTION_ID()" for name in LOCKS)),
 }
 
 PROBES = FIRST | LATER
@@ -163,34 +176,36 @@ PROBES = FIRST | LATER
 def seen_by_others(connection: Connection[Any], scene: Scene) -> dict[str, Any]:
     """Return what the server and a third connection tell of a connection that is between two statements."""
     thread = connection.thread_id()
+    ask = partial(answer, scene.admin)
     seen: dict[str, Any] = {
-        "engine": _innodb_transaction(scene, thread),
-        "named_locks": answer(scene.admin, f"SELECT {', '.join(f'IS_USED_LOCK({name!r})' for name in LOCKS)}"),
-        "unlocked_rows": answer(scene.admin, scene.fill("SELECT id FROM {db}.plain FOR UPDATE SKIP LOCKED")),
-        "write": answer(scene.admin, scene.fill("UPDATE {db}.t SET v = v WHERE FALSE")),
-        "uncommitted": answer(scene.admin, scene.fill("SELECT * FROM {db}.t")),
+        "named_locks": ask(f"SELECT {', '.join(f'IS_USED_LOCK({name!r})' for name in LOCKS)}"),
+        "unlocked_rows": ask(scene.fill("SELECT id FROM {db}.plain FOR UPDATE SKIP LOCKED")),
+        "write": ask(scene.fill("UPDATE {db}.t SET v = v WHERE FALSE")),
     }
     if scene.server.is_mariadb:
-        seen["table_lock"] = [
-            answer(scene.admin, scene.fill(sql)) for sql in ("LOCK TABLES {db}.t WRITE NOWAIT", "UNLOCK TABLES")
-        ]
+        seen["in_transaction"] = is_in_transaction(scene, thread)
+        # Nothing lists metadata locks: these statements need an exclusive one, and do not wait.
+        locks = ("LOCK TABLES {db}.t WRITE, {db}.plain WRITE, {db}.myisam WRITE", "UNLOCK TABLES")
+        seen["metadata_locks"] = [ask(scene.fill(sql)) for sql in (*locks, "ALTER FUNCTION {db}.f_plain COMMENT ''")]
     else:
         seen |= _instruments(scene, thread)
     return seen
 
 
-def _innodb_transaction(scene: Scene, thread: int) -> Any:
-    """Return what InnoDB says of a thread's transaction, from its monitor: innodb_trx is a cache of 100 ms."""
+def transaction(connection: Connection[Any], scene: Scene) -> dict[str, Any]:
+    """Return what is known of a connection's transaction without running a statement in it."""
+    seen = seen_by_others(connection, scene)
+    known = {name: seen.get(name) for name in ("in_transaction", "transaction", "data_locks", "unlocked_rows")}
+    return known | {"status": connection.server_status & SERVER_STATUS.SERVER_STATUS_IN_TRANS}
+
+
+def is_in_transaction(scene: Scene, thread: int) -> bool:
+    """Tell whether InnoDB holds a transaction open for a thread; by its monitor: innodb_trx is a cache of 100 ms."""
     ((*_, text),) = answer(scene.admin, "SHOW ENGINE INNODB STATUS")
     for part in text.split("---TRANSACTION ")[1:]:
         if re.search(rf"(?:MySQL|MariaDB) thread id {thread},", part):
-            return "ACTIVE" if " ACTIVE" in part.splitlines()[0] else None
-    return None
-
-
-def is_in_transaction(connection: Connection[Any], scene: Scene) -> bool:
-    """Tell whether InnoDB holds a transaction open for a connection."""
-    return _innodb_transaction(scene, connection.thread_id()) is not None
+            return " ACTIVE" in part.splitlines()[0]
+    return False
 
 
 INSTRUMENTS = {
@@ -208,17 +223,27 @@ def _instruments(scene: Scene, thread: int) -> dict[str, Any]:
     """Return what MySQL's performance schema tells of a thread."""
     query = "SELECT THREAD_ID, RESOURCE_GROUP FROM performance_schema.threads WHERE PROCESSLIST_ID = %s"
     ((number, group),) = answer(scene.admin, query, thread)
-    return {"resource_group": group} | {
-        name: answer(scene.admin, query, number) for name, query in INSTRUMENTS.items()
-    }
+    return {"resource_group": group} | {name: answer(scene.admin, query, number) for name, query in INSTRUMENTS.items()}
 
 
 # All of it
 
 
-def take(connection: Connection[Any], scene: Scene, names: Iterable[str]) -> dict[str, Any]:
-    """Return everything, asking the probes in this order; others look after the first, when nothing is owed any more."""
+def like_new(connection: Connection[Any], scene: Scene) -> None:
+    """Give a new connection the FOUND_ROWS() of a new thread.
+
+    MariaDB keeps threads for the next connection, and does not reset this: the new one sees a stranger's count.
+    """
+    if scene.server.is_mariadb and connection.init_command is None:
+        answer(connection, "SELECT 1")
+        answer(connection, "SET @@session.autocommit = @@session.autocommit")  # makes ROW_COUNT() 0 again
+
+
+def take(connection: Connection[Any], scene: Scene, names: Iterable[str], *, new: bool = False) -> dict[str, Any]:
+    """Return everything, asking the probes in this order; others look after the first, when nothing is owed."""
     seen: dict[str, Any] = {"attributes": attributes(connection)}
+    if new:
+        like_new(connection, scene)
     for number, name in enumerate(names):
         try:
             seen[name] = PROBES[name](connection, scene)

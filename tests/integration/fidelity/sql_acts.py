@@ -31,6 +31,11 @@ def _long_insert(stage: Stage) -> None:
     stage.run("INSERT INTO {db}.t (v) VALUES " + ", ".join(["('a row of a long statement')"] * 300))
 
 
+def _long_insert_and_commit(stage: Stage) -> None:
+    _long_insert(stage)
+    stage.lease.commit()
+
+
 def _long_select(stage: Stage) -> None:
     stage.run("SELECT LENGTH(%s)", "x" * 100_000)
 
@@ -45,7 +50,8 @@ ACTS = [
     Act("select_parameters_like_code", _with_parameters, keeps=True),
     Act("select_many_rows", _many_rows, keeps=True),
     Act("select_long_text", _long_select, keeps=True),
-    Act("insert_long_text", _long_insert, keeps=True),
+    Act("insert_long_text", _long_insert),
+    Act("insert_long_text_and_commit", _long_insert_and_commit, keeps=True),
     Act("insert_many", _insert_many, keeps=True),
     Act("update_many", _update_many, keeps=True),
     harmless("select_system_variables", "SELECT @@version, @@session.sql_mode, @@global.max_connections"),

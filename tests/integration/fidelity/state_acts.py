@@ -58,7 +58,6 @@ def _variables() -> list[Act]:
     mysql = {
         "isolation_once_by_variable": "@@transaction_isolation = 'READ-UNCOMMITTED'",
         "execution_time": "max_execution_time = 9000",
-        "gtid_next": "gtid_next = 'ANONYMOUS'",
         "optimizer": "optimizer_switch = 'mrr=off'",
         "secondary": "generated_random_password_length = 10",
     }
@@ -83,8 +82,11 @@ def _user_variables() -> list[Act]:
         statements("user_variable_in_cte", "WITH n AS (SELECT 1 i) SELECT @w := i FROM n"),
         statements("user_variable_in_show", "SHOW TABLES FROM {db} WHERE (@s := 1) = 1"),
         statements("user_variable_in_analyze", "ANALYZE SELECT @z := 1", family="mariadb"),
-        statements("user_variable_set_statement", "SET STATEMENT sort_buffer_size = 300000 FOR SELECT @y := 1",
-                   family="mariadb"),
+        statements(
+            "user_variable_set_statement",
+            "SET STATEMENT sort_buffer_size = 300000 FOR SELECT @y := 1",
+            family="mariadb",
+        ),
         statements("diagnostics", "GET DIAGNOSTICS @n = NUMBER, @r = ROW_COUNT"),
         statements("user_variable_of_block", "BEGIN NOT ATOMIC SET @block = 1; SELECT 1; END", family="mariadb"),
         statements("user_variable_of_if", "IF TRUE THEN SET @conditional = 1; END IF", family="mariadb"),
@@ -134,18 +136,23 @@ def _named_locks() -> list[Act]:
 
 def _objects() -> list[Act]:
     """Make acts that leave something of the session's own behind."""
-    drop = ("DROP TABLE IF EXISTS {db}.tmp_select",)
+    drop = ("DROP TABLE IF EXISTS {db}.tmp",)
     return [
         statements("temporary_table", "CREATE TEMPORARY TABLE {db}.tmp (id INT)"),
         statements("temporary_table_filled", "CREATE TEMPORARY TABLE {db}.tmp AS SELECT * FROM {db}.t"),
         statements("temporary_table_shadows", "CREATE TEMPORARY TABLE {db}.t (id INT, v INT)"),
-        statements("temporary_table_in_comment", "CREATE /*!32302 TEMPORARY */ TABLE {db}.tmp_select (id INT)", mend=drop),
+        statements("temporary_table_in_comment", "CREATE /*!32302 TEMPORARY */ TABLE {db}.tmp (id INT)", mend=drop),
         statements("temporary_table_dropped", "CREATE TEMPORARY TABLE {db}.tmp (id INT)", "DROP TABLE {db}.tmp"),
-        statements("temporary_table_renamed", "CREATE TEMPORARY TABLE {db}.tmp (id INT)",
-                   "ALTER TABLE {db}.tmp RENAME {db}.tmp_2"),
+        statements(
+            "temporary_table_renamed",
+            "CREATE TEMPORARY TABLE {db}.tmp (id INT)",
+            "ALTER TABLE {db}.tmp RENAME {db}.tmp_2",
+        ),
         statements("temporary_sequence", "CREATE TEMPORARY SEQUENCE {db}.tmp", family="mariadb"),
         statements("prepare", "PREPARE fidelity_a FROM 'SELECT 1'"),
-        statements("prepare_execute", "SET @v = 2", "PREPARE fidelity_b FROM 'SELECT ?'", "EXECUTE fidelity_b USING @v"),
+        statements(
+            "prepare_execute", "SET @v = 2", "PREPARE fidelity_a FROM 'SELECT ?'", "EXECUTE fidelity_a USING @v"
+        ),
         statements("prepare_deallocate", "PREPARE fidelity_a FROM 'SELECT 1'", "DEALLOCATE PREPARE fidelity_a"),
         statements("prepare_lock", "PREPARE fidelity_a FROM 'DO GET_LOCK(''fidelity'', 0)'", "EXECUTE fidelity_a"),
         statements("execute_immediate", "EXECUTE IMMEDIATE 'SET @immediate = 1'", family="mariadb"),
@@ -153,7 +160,9 @@ def _objects() -> list[Act]:
         statements("handler_unread", "HANDLER {db}.plain OPEN AS fidelity_handler", blocks=True),
         statements("lock_tables_read", "LOCK TABLES {db}.t READ", blocks=True),
         statements("lock_tables_write", "LOCK TABLES {db}.t WRITE, {db}.plain WRITE", blocks=True),
-        statements("lock_tables_and_insert", "LOCK TABLES {db}.t WRITE", "INSERT INTO {db}.t (v) VALUES ('l')", blocks=True),
+        statements(
+            "lock_tables_and_insert", "LOCK TABLES {db}.t WRITE", "INSERT INTO {db}.t (v) VALUES ('l')", blocks=True
+        ),
         statements("lock_and_unlock_tables", "LOCK TABLES {db}.t READ", "UNLOCK TABLES"),
         statements("flush_one_with_read_lock", "FLUSH TABLES {db}.t WITH READ LOCK", blocks=True),
         statements("flush_with_read_lock", "FLUSH TABLES WITH READ LOCK", blocks=True),
@@ -163,17 +172,25 @@ def _objects() -> list[Act]:
         statements("backup_instance", "LOCK INSTANCE FOR BACKUP", family="mysql", blocks=True),
         statements("next_value", "SELECT NEXTVAL({db}.seq)", "SELECT LASTVAL({db}.seq)", family="mariadb"),
         statements("next_value_for", "SELECT NEXT VALUE FOR {db}.seq", family="mariadb"),
-        statements("next_value_in_insert", "INSERT INTO {db}.plain VALUES (NEXTVAL({db}.seq) + 1000, 1)", family="mariadb"),
+        statements(
+            "next_value_in_insert", "INSERT INTO {db}.plain VALUES (NEXTVAL({db}.seq) + 1000, 1)", family="mariadb"
+        ),
         statements("next_value_by_default", "INSERT INTO {db}.numbered (v) VALUES (1)", family="mariadb"),
+        statements(
+            "gtid_owned", "SET gtid_next = '01234567-89ab-cdef-0123-456789abcdef:1'", family="mysql", errors=(0, 1781)
+        ),
         statements("set_value", "SELECT SETVAL({db}.seq, 50)", family="mariadb"),
         statements("profiled", "SET profiling = 1", "SELECT 1", "SET profiling = 0"),
         statements("insert_id_of_expression", "SELECT LAST_INSERT_ID(77)"),
         statements("insert_id_of_update", "UPDATE {db}.t SET v = LAST_INSERT_ID(78) WHERE id = 1"),
-        statements("insert_id_of_duplicate",
-                   "INSERT INTO {db}.t VALUES (1, 'x') ON DUPLICATE KEY UPDATE id = LAST_INSERT_ID(id)"),
+        statements(
+            "insert_id_of_duplicate",
+            "INSERT INTO {db}.t VALUES (1, 'x') ON DUPLICATE KEY UPDATE id = LAST_INSERT_ID(id)",
+        ),
         statements("insert_id_of_load", "LOAD DATA LOCAL INFILE '{folder}/rows.txt' INTO TABLE {db}.t (v)"),
-        statements("insert_id_of_negative", "INSERT INTO {db}.t VALUES (-3, 'x')",
-                   mend=("DELETE FROM {db}.t WHERE id < 0",)),
+        statements(
+            "insert_id_of_negative", "INSERT INTO {db}.t VALUES (-3, 'x')", mend=("DELETE FROM {db}.t WHERE id < 0",)
+        ),
     ]
 
 
@@ -190,12 +207,21 @@ def _who_and_where() -> list[Act]:
         statements("role_behind_semicolon", "SELECT 1; SET ROLE {role}"),
         statements("role_behind_set", "SET @a = 1; SET ROLE {role}"),
         statements("role_of_block", "BEGIN NOT ATOMIC SET ROLE {role}; END", family="mariadb"),
-        statements("role_of_set_statement", "SET STATEMENT sort_buffer_size = 300000 FOR SET ROLE {role}",
-                   family="mariadb", errors=(0, 1064)),
+        statements(
+            "role_of_set_statement",
+            "SET STATEMENT sort_buffer_size = 300000 FOR SET ROLE {role}",
+            family="mariadb",
+            errors=(0, 1064),
+        ),
         statements("resource_group", "SET RESOURCE GROUP {resource_group}", family="mysql"),
         statements("resource_group_hint", "SELECT /*+ RESOURCE_GROUP({resource_group}) */ 1", family="mysql"),
-        statements("resource_group_prepared", "PREPARE fidelity_a FROM 'SET RESOURCE GROUP {resource_group}'",
-                   "EXECUTE fidelity_a", family="mysql", errors=(0, 1295)),
+        statements(
+            "resource_group_prepared",
+            "PREPARE fidelity_a FROM 'SET RESOURCE GROUP {resource_group}'",
+            "EXECUTE fidelity_a",
+            family="mysql",
+            errors=(0, 1295),
+        ),
         statements("use", "USE {scratch}"),
         statements("use_and_back", "USE {scratch}", "USE {db}"),
         statements("use_behind_semicolon", "SELECT 1; USE {scratch}"),
@@ -235,8 +261,14 @@ def _xa() -> list[Act]:
         statements("xa_prepare", *start, end, "XA PREPARE 'fidelity_a'"),
         statements("xa_rollback", *start, end, "XA ROLLBACK 'fidelity_a'"),
         statements("xa_commit_one_phase", *start, end, "XA COMMIT 'fidelity_a' ONE PHASE"),
-        statements("xa_prepared_by_statement", "PREPARE fidelity_a FROM 'XA START ''fidelity_a'''", "EXECUTE fidelity_a",
-                   "INSERT INTO {db}.t (v) VALUES ('xa')", "XA END 'fidelity_a'", family="mariadb"),
+        statements(
+            "xa_prepared_by_statement",
+            "PREPARE fidelity_a FROM 'XA START ''fidelity_a'''",
+            "EXECUTE fidelity_a",
+            "INSERT INTO {db}.t (v) VALUES ('xa')",
+            "XA END 'fidelity_a'",
+            family="mariadb",
+        ),
         statements("xa_behind_semicolon", "SELECT 1; XA START 'fidelity_a'"),
         statements("xa_by_procedure", "CALL {db}.p_xa()"),
         statements("xa_recover", "XA RECOVER"),
@@ -257,5 +289,7 @@ ACTS = [
     *_unseen_by_server(),
     *_xa(),
     Act("insert_without_autocommit", _open_without_autocommit),
-    statements("several_statements", "SET @a = 1; SET NAMES latin1; SELECT 1; BEGIN; INSERT INTO {db}.t (v) VALUES ('m')"),
+    statements(
+        "several_statements", "SET @a = 1; SET NAMES latin1; SELECT 1; BEGIN; INSERT INTO {db}.t (v) VALUES ('m')"
+    ),
 ]

@@ -6,25 +6,28 @@ of plain PyMySQL made with the same arguments.
 
 from __future__ import annotations
 
-import gc
-import weakref
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pymysql
 import pytest
+import servers
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
+from pymysql.cursors import DictCursor
 from servers import Server
 
-import pooled_pymysql
+from . import acts, client_acts, error_acts, snapshot, sql_acts
+from .acts import Act
+from .scene import Scene, a_scene, answer
+from .trial import ENDINGS, Trial, close
 
-from . import acts, snapshot
-from .acts import Act, Stage
-from .scene import Scene, a_scene
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:Previous unbuffered result was left incomplete"),
+    pytest.mark.filterwarnings("ignore:a connection of pool .* was dropped:ResourceWarning"),
+]
 
-ENDINGS = ("close", "with", "del", "exception")
 COVERED = acts.catalogue()
 ALL = [*COVERED, *acts.hidden()]
 
@@ -39,7 +42,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "latin1": {"charset": "latin1"},
     "gbk": {"charset": "gbk"},
     "plain": {"client_flag": 0, "local_infile": False, "read_timeout": None, "write_timeout": None},
-    "dictionaries": {"cursorclass": pymysql.cursors.DictCursor, "use_unicode": True, "collation": "utf8mb4_bin"},
+    "dictionaries": {"cursorclass": DictCursor, "use_unicode": True, "collation": "utf8mb4_bin"},
+    "tls": {"ssl_disabled": False, "ssl": servers.unverified()},
 }
 
 
@@ -49,167 +53,205 @@ def scene(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         yield built
 
 
-class Boom(Exception):
-    """Raised in a `with` block."""
-
-
-def lease(scene: Scene, reset: str, arguments: dict[str, Any]) -> pooled_pymysql.Connection:
-    """Lease from a pool of one session."""
-    return pooled_pymysql.connect(pool={"max_size": 1, "reset": reset, "timeout": 10}, **scene.kwargs(**arguments))
-
-
-def play(stage: Stage, performed: Sequence[Act]) -> list[int | str]:
-    """Perform acts; return the errors in which they ended, by number or name."""
-    errors: list[int | str] = []
-    for act in performed:
-        try:
-            act.perform(stage)
-        except (pymysql.Error, AttributeError, KeyError, OSError, TypeError, ValueError) as error:
-            is_numbered = isinstance(error, pymysql.Error) and error.args and isinstance(error.args[0], int)
-            errors.append(error.args[0] if is_numbered else type(error).__name__)
-    return errors
-
-
-@pytest.mark.filterwarnings("ignore:Previous unbuffered result")
-def live(stage: Stage, performed: Sequence[Act], ending: str) -> list[int | str]:
-    """Live through one lease: perform the acts and end as `ending` says; return the errors of the acts."""
-    connection = stage.lease
-    if ending == "del":
-        errors = play(stage, performed)
-        reference = weakref.ref(connection)
-        stage.held.clear()
-        del connection, stage.lease
-        if reference() is not None:
-            gc.collect()
-        assert reference() is None
-        return errors
-    if ending == "close":
-        errors = play(stage, performed)
-        close(connection)
-        return errors
-    errors = []
-    try:
-        with connection:
-            errors = play(stage, performed)
-            if ending == "exception":
-                raise Boom
-    except Boom:
-        pass
-    except pymysql.Error as error:
-        assert not connection.open and error.args == ("Already closed",)
-    return errors
-
-
-def close(connection: Any) -> None:
-    """Close a connection that may be closed already."""
-    try:
-        connection.close()
-    except pymysql.Error as error:
-        assert error.args == ("Already closed",)
-
-
-def perform(scene: Scene, reset: str, performed: Sequence[Act], ending: str, arguments: dict[str, Any]) -> Any:
-    """Perform acts in one lease; return the errors."""
-    stage = Stage(lease(scene, reset, arguments), scene)
-    errors = live(stage, performed, ending)
-    stage.held.clear()
-    return errors
-
-
-def next_lease(scene: Scene, reset: str, arguments: dict[str, Any]) -> tuple[pooled_pymysql.Connection, bool]:
-    """Lease after another lease; say whether its session was kept: if it was not, it must be gone."""
-    before = scene.connection_ids()
-    second = lease(scene, reset, arguments)
-    number = second.thread_id()
-    scene.wait_for({number})
-    return second, number in before
-
-
-def compare(scene: Scene, second: Any, names: Sequence[str], arguments: dict[str, Any]) -> list[str]:
-    """Take snapshots of a lease and of a new connection, one after the other; return the differences."""
-    try:
-        of_lease = snapshot.take(second, scene, names)
-    finally:
-        close(second)
-        pooled_pymysql.close_pools()
-    scene.wait_for(set())
-    new = pymysql.connect(**scene.kwargs(**arguments))
-    try:
-        return snapshot.differences(of_lease, snapshot.take(new, scene, names))
-    finally:
-        new.close()
-
-
-def mend(scene: Scene, performed: Sequence[Act]) -> None:
-    """Undo what the acts did for good."""
-    pooled_pymysql.close_pools()
-    scene.wait_for(set())
-    scene.mend(*(statement for act in performed for statement in act.mend))
-
-
-def of_family(scene: Scene, act: Act) -> bool:
-    return act.family in ("both", scene.family)
-
-
-def differences_after(
-    scene: Scene, reset: str, performed: Sequence[Act], ending: str, names: Sequence[str], arguments: dict[str, Any]
-) -> tuple[list[str], bool, list[int | str]]:
-    """Perform acts, compare, mend; return the differences, whether the session was kept, and the acts' errors."""
-    try:
-        errors = perform(scene, reset, performed, ending, arguments)
-        second, kept = next_lease(scene, reset, arguments)
-        return compare(scene, second, names, arguments), kept, errors
-    finally:
-        mend(scene, performed)
+def of_scene(scene: Scene, choice: Sequence[Act], *, costly: bool = False) -> list[Act]:
+    """Return those acts that the scene's server knows, the costly ones only if asked for."""
+    return [act for act in choice if act.is_of(scene) and (costly or not act.costly)]
 
 
 # Every act alone
 
 
-@pytest.mark.filterwarnings("ignore:Previous unbuffered result")
-@pytest.mark.parametrize("reset", ["auto", "always"])
-@pytest.mark.parametrize("act", ALL, ids=str)
-def test_an_act_alone_leaves_nothing_behind(scene: Scene, act: Act, reset: str) -> None:
-    if not of_family(scene, act):
-        pytest.skip(f"of {act.family} alone")
-    if reset == "auto" and act not in COVERED:
-        pytest.skip("the documented gap")
-    found, kept, errors = differences_after(scene, reset, [act], "close", list(snapshot.PROBES), {})
-    assert not found, "\n" + "\n".join(found)
-    assert set(errors) <= set(act.errors) - {0}
-    assert errors or not act.errors or 0 in act.errors
-    assert kept or not act.keeps
-
-
-@pytest.mark.filterwarnings("ignore:Previous unbuffered result")
 @pytest.mark.parametrize("act", COVERED, ids=str)
+def test_an_act_alone_leaves_nothing_behind(scene: Scene, act: Act) -> None:
+    leaves_nothing(scene, act, "auto")
+
+
+@pytest.mark.parametrize("act", acts.hidden(), ids=str)
+def test_a_hidden_act_leaves_nothing_behind_when_sessions_are_always_reset(scene: Scene, act: Act) -> None:
+    leaves_nothing(scene, act, "always")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("act", COVERED, ids=str)
+def test_an_act_leaves_nothing_behind_when_sessions_are_always_reset(scene: Scene, act: Act) -> None:
+    leaves_nothing(scene, act, "always")
+
+
+def leaves_nothing(scene: Scene, act: Act, reset: str) -> None:
+    """Assert that an act ends as it should and is not seen by the next lease."""
+    if not act.is_of(scene):
+        pytest.skip(f"of {act.family} alone")
+    outcome = Trial(scene, reset).run([act], "close", ["last_insert_id", *snapshot.LATER])
+    assert not outcome.differences, str(outcome)
+    assert set(outcome.errors) <= set(act.errors) - {0}
+    assert outcome.errors or not act.errors or 0 in act.errors
+    assert outcome.kept or not act.keeps
+
+
+@pytest.mark.parametrize("act", [act for act in COVERED if not act.costly], ids=str)
 def test_the_first_statement_of_the_next_lease_sees_nothing_of_an_act(scene: Scene, act: Act) -> None:
     """What only a first statement can ask is asked first, once each."""
-    if not of_family(scene, act) or act.costly:
-        pytest.skip(f"of {act.family} alone, or slow")
+    if not act.is_of(scene):
+        pytest.skip(f"of {act.family} alone")
+    trial = Trial(scene, arguments={"autocommit": True})
     found = {}
     try:
-        for name in snapshot.FIRST:
-            perform(scene, "auto", [act], "close", {"autocommit": True})
-            second = lease(scene, "auto", {"autocommit": True})
-            answer = snapshot.PROBES[name](second, scene)
+        for name, probe in snapshot.FIRST.items():
+            trial.perform([act])
+            second = trial.lease()
+            asked = probe(second, scene)
             second.close()
-            expected = answer_of_new_connection(scene, name)
-            if answer != expected:
-                found[name] = (answer, expected)
+            expected = trial.of_new_connection([name])[name]
+            if asked != expected:
+                found[name] = (asked, expected)
     finally:
-        mend(scene, [act])
+        trial.mend([act])
     assert not found, found
 
 
-_answers: dict[tuple[int, str], Any] = {}
+# Sequences
 
 
-def answer_of_new_connection(scene: Scene, name: str) -> Any:
-    """Ask a new connection once: the answers to these questions do not depend on what is in the tables."""
-    key = (id(scene), name)
-    if key not in _answers:
-        new = pymysql.connect(**scene.kwargs(autocommit=True))
-        _answers[key] = snapshot.PROBES[name](new, scene)
-        new.close()
-    return _answers[key]
+def questions(first: str) -> list[str]:
+    """Return all questions, this one first."""
+    return [first, *snapshot.LATER, *(name for name in snapshot.FIRST if name != first)]
+
+
+def examples(count: int, *, fixed: bool = True) -> settings:
+    """Return settings for `count` examples; `fixed`: the same ones in every run, and not simplified when they fail."""
+    return settings(
+        max_examples=count,
+        derandomize=fixed,
+        phases=[Phase.generate] if fixed else [Phase.generate, Phase.shrink],
+        database=None,
+        deadline=None,
+        suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+    )
+
+
+def tell_apart(trial: Trial, choice: Sequence[Act], chosen: settings) -> Counter[str]:
+    """Try sequences of acts, each way of ending, each first question; return how often the session was kept."""
+    counts: Counter[str] = Counter()
+
+    @chosen
+    @given(
+        performed=st.lists(st.sampled_from(choice), min_size=1, max_size=5),
+        ending=st.sampled_from(ENDINGS),
+        first=st.sampled_from(list(snapshot.FIRST)),
+    )
+    def example(performed: list[Act], ending: str, first: str) -> None:
+        outcome = trial.run(performed, ending, questions(first))
+        assert not outcome.differences, str(outcome)
+        counts["kept" if outcome.kept else "closed"] += 1
+
+    example()
+    return counts
+
+
+@pytest.mark.parametrize(("reset", "covered"), [("auto", COVERED), ("always", ALL)], ids=["auto", "always"])
+def test_no_sequence_of_acts_is_seen_by_the_next_lease(scene: Scene, reset: str, covered: list[Act]) -> None:
+    counts = tell_apart(Trial(scene, reset), of_scene(scene, covered), examples(40))
+    assert counts["kept"] >= counts.total() // 5, counts
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize(("reset", "covered"), [("auto", COVERED), ("always", ALL)], ids=["auto", "always"])
+def test_no_sequence_among_many_is_seen_by_the_next_lease(scene: Scene, reset: str, covered: list[Act]) -> None:
+    counts = tell_apart(Trial(scene, reset), of_scene(scene, covered, costly=True), examples(2000, fixed=False))
+    assert counts["kept"] >= counts.total() // 5, counts
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_connect_arguments_make_no_difference(scene: Scene, variant: str) -> None:
+    see_no_difference(scene, variant, examples(8))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_connect_arguments_make_no_difference_in_many_examples(scene: Scene, variant: str) -> None:
+    see_no_difference(scene, variant, examples(300, fixed=False))
+
+
+def see_no_difference(scene: Scene, variant: str, chosen: settings) -> None:
+    """Try sequences with other connect arguments."""
+    if variant == "tls" and scene.server.is_mariadb:
+        pytest.skip("the tests' MariaDB has no TLS")
+    counts = tell_apart(Trial(scene, arguments=VARIANTS[variant]), of_scene(scene, COVERED), chosen)
+    assert counts["kept"], counts
+
+
+def test_harmless_acts_keep_the_session(scene: Scene) -> None:
+    """Else the other tests would compare new sessions with new connections."""
+    harmless = [act for act in of_scene(scene, COVERED) if act.keeps]
+    trial = Trial(scene)
+    try:
+        trial.perform([])
+        kept = scene.connection_ids()
+        assert len(kept) == 1
+        for act in harmless:
+            assert trial.perform([act]) == []
+            assert scene.connection_ids() == kept, act
+    finally:
+        trial.mend(harmless)
+
+
+# What reset="rollback" promises: the transaction and the client's side
+
+ROLLED_BACK = [act for act in (*sql_acts.ACTS, *client_acts.ACTS, *error_acts.ACTS) if not act.blocks]
+
+
+def test_a_rollback_ends_the_transaction_and_what_was_done_to_the_object(scene: Scene) -> None:
+    trial = Trial(scene, "rollback")
+    counts: Counter[str] = Counter()
+
+    @examples(40)
+    @given(
+        performed=st.lists(st.sampled_from(of_scene(scene, ROLLED_BACK)), min_size=1, max_size=5),
+        ending=st.sampled_from(ENDINGS),
+    )
+    def example(performed: list[Act], ending: str) -> None:
+        try:
+            trial.perform(performed, ending)
+            second, kept = trial.next_lease()
+            found = snapshot.differences(what_a_rollback_restores(second, scene), of_new)
+        finally:
+            trial.mend(performed)
+        assert not found, "\n".join(found)
+        counts["kept" if kept else "closed"] += 1
+
+    of_new = what_a_rollback_restores(trial.connect(), scene)
+    example()
+    assert counts["kept"] >= counts.total() // 5, counts
+
+
+def what_a_rollback_restores(connection: Any, scene: Scene) -> dict[str, Any]:
+    """Describe the client's side and the transaction of a connection, and close it."""
+    attributes = snapshot.attributes(connection)
+    connection.ping()
+    described = {"attributes": attributes, "transaction": snapshot.transaction(connection, scene)}
+    close(connection)
+    return described
+
+
+@pytest.mark.parametrize("again", [(), ("CREATE DATABASE {scratch}",)], ids=["gone", "made again"])
+def test_the_pools_own_database_is_gone_when_it_was_dropped(scene: Scene, again: tuple[str, ...]) -> None:
+    trial = Trial(scene, arguments={"database": scene.scratch})
+    try:
+        with trial.lease() as first:
+            answer(first, scene.fill("DROP DATABASE {scratch}"))
+        scene.manage(*again)
+        assert database_of(trial.lease) == database_of(trial.connect)
+    finally:
+        trial.mend()
+        scene.manage("CREATE DATABASE IF NOT EXISTS {scratch}")
+
+
+def database_of(connect: Callable[[], Any]) -> Any:
+    """Connect and return the current database, or the number of the error."""
+    try:
+        with connect() as connection:
+            return answer(connection, "SELECT DATABASE()")
+    except pymysql.Error as error:
+        return error.args[0]

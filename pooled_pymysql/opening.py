@@ -1,0 +1,248 @@
+"""Connect, authenticate and initialise server sessions."""
+
+import socket
+import time
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+import pymysql
+from pymysql import converters, err
+from pymysql.constants import COMMAND, CR, ER
+from pymysql.cursors import Cursor
+
+from .arguments import Arguments, SharedTLS
+from .options import PoolOptions
+from .replies import CLIENT_DEPRECATE_EOF, CLIENT_SESSION_TRACK, LANDED, Tracked
+from .restoration import Restoration
+from .session import Session
+from .tracking import TOUCHED
+
+_TRACKS_TIMEOUT = pymysql.VERSION >= (1, 2)  # PyMySQL remembers the socket's timeout in `_current_timeout`
+
+_BOTH = CLIENT_SESSION_TRACK | CLIENT_DEPRECATE_EOF
+
+
+class Wire(Tracked):
+    """A connection for our own traffic while a session is opened: all reads and writes together end at `deadline`.
+
+    It reads from the socket itself, never ahead, so that the session's buffered reader stays empty.
+    """
+
+    __slots__ = ("deadline",)
+
+    deadline: float
+
+    def __del__(self) -> None:
+        """The socket belongs to the session; PyMySQL's own would close it."""
+
+    def _remaining(self) -> float:
+        left = self.deadline - time.monotonic()
+        if left <= 0:
+            raise TimeoutError("timed out")
+        return left
+
+    def _peek(self) -> bytes:
+        return b""  # never a buffer ahead: replies are read packet by packet
+
+    def _read_bytes(self, num_bytes: int) -> bytes:
+        chunks = []
+        try:
+            while num_bytes:
+                left = self._remaining()
+                self._sock.settimeout(left if self._read_timeout is None else min(left, self._read_timeout))
+                chunk = self._sock.recv(num_bytes)
+                if not chunk:
+                    raise err.OperationalError(CR.CR_SERVER_LOST, "Lost connection to MySQL server during query")
+                chunks.append(chunk)
+                num_bytes -= len(chunk)
+        except OSError as error:
+            self._force_close()
+            text = f"Lost connection to MySQL server during query ({error})"
+            raise err.OperationalError(CR.CR_SERVER_LOST, text) from error
+        except BaseException:
+            self._force_close()
+            raise
+        return b"".join(chunks)
+
+    def _write_bytes(self, data: bytes) -> None:
+        try:
+            left = self._remaining()
+            self._sock.settimeout(left if self._write_timeout is None else min(left, self._write_timeout))
+            self._sock.sendall(data)
+        except OSError as error:
+            self._force_close()
+            raise err.OperationalError(CR.CR_SERVER_GONE_ERROR, f"MySQL server has gone away ({error!r})") from error
+        except BaseException:
+            self._force_close()
+            raise
+
+    def log_in(self, wants_tracking: bool) -> None:
+        """Connect and authenticate, as PyMySQL's connect() does up to there; raises what it raises."""
+        self._closed = False
+        try:
+            self._sock = self._unix_socket() if self.unix_socket else self._tcp_socket()
+            self._rfile = self._sock.makefile("rb")
+            self._next_seq_id = 0
+            self._get_server_information()
+            self._authenticate(wants_tracking)
+        except BaseException as error:
+            self._force_close()
+            if isinstance(error, OSError):
+                raise _cannot_connect(self.host, error) from error
+            raise
+
+    def _authenticate(self, wants_tracking: bool) -> None:
+        """Log in, agreeing on what our reader wants; `client_flag` shows what PyMySQL would show."""
+        asked = self.client_flag
+        if wants_tracking and self.server_capabilities & _BOTH == _BOTH:
+            self.client_flag |= _BOTH
+            self._has_tracking = True
+        self._request_authentication()
+        self.client_flag &= ~_BOTH | asked
+
+    def _unix_socket(self) -> socket.socket:
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            sock.settimeout(self._remaining())
+            sock.connect(self.unix_socket)  # type: ignore[arg-type]
+        except BaseException:
+            sock.close()
+            raise
+        self.host_info = "Localhost via UNIX socket"
+        self._secure = True
+        return sock
+
+    def _tcp_socket(self) -> socket.socket:
+        """Try the host's addresses in turn, all of them within the deadline."""
+        last: OSError | None = None
+        for family, kind, protocol, _, address in socket.getaddrinfo(self.host, self.port, 0, socket.SOCK_STREAM):
+            sock = socket.socket(family, kind, protocol)
+            try:
+                sock.settimeout(self._remaining())
+                if self.bind_address is not None:
+                    sock.bind((self.bind_address, 0))
+                sock.connect(address)
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            except OSError as error:
+                sock.close()
+                last = error
+            except BaseException:
+                sock.close()
+                raise
+            else:
+                self.host_info = f"socket {self.host}:{self.port}"
+                return sock
+        raise last or OSError("getaddrinfo returns an empty list")
+
+    def run(self, statement: str) -> tuple[Any, ...]:
+        """Run a statement, read all its results, and return the rows of the first."""
+        self._execute_command(COMMAND.COM_QUERY, statement)
+        result = first = self.read_reply()
+        while result.has_next:
+            result = self.read_reply()
+        return first.rows or ()
+
+
+def open_session(arguments: Arguments, tls: SharedTLS, options: PoolOptions, pid: int) -> Session:
+    """Connect, authenticate and initialise; raises what PyMySQL raises.
+
+    Blocks for up to `connect_timeout` seconds in all (looking up the host's address apart): TCP, TLS, greeting,
+    authentication and the init statements.
+    """
+    started = time.monotonic()
+    wire = _new_wire(arguments, tls, pid)
+    wire.deadline = started + (arguments.connect_timeout or float("inf"))
+    restoration = Restoration(options)
+    wire.log_in(wants_tracking=options.reset == "auto")
+    try:
+        _initialise(wire, restoration)
+    except BaseException:
+        wire._force_close()
+        raise
+    wire._sock.settimeout(None)
+    if _TRACKS_TIMEOUT:
+        wire._current_timeout = None
+    return Session(wire, restoration, started, options.max_lifetime)
+
+
+def _new_wire(arguments: Arguments, tls: SharedTLS, pid: int) -> Wire:
+    wire = Wire.__new__(Wire)
+    state = arguments.template.copy()
+    context = tls.context(state)
+    if context is not None:
+        state["ctx"] = context
+    state.update(cursorclass=Cursor, encoders=converters.encoders, decoders=converters.decoders)
+    state["_connect_attrs"] = {**state["_connect_attrs"], "_pid": str(pid)}
+    if _TRACKS_TIMEOUT:
+        state["_current_timeout"] = None
+    if arguments.password is not None:
+        state["password"] = _password_bytes(arguments.password)
+    wire.__dict__ = state
+    wire._has_tracking = False
+    wire._marks = 0
+    wire._flight = LANDED
+    wire._statement = TOUCHED
+    return wire
+
+
+def _initialise(wire: Wire, restoration: Restoration) -> None:
+    """Bring a new session into the state in which connect() hands it out, and learn how to come back to it.
+
+    PyMySQL's order: names, sql_mode, init_command, and autocommit last; one statement where there is no init_command.
+    """
+    names = f"SET NAMES {wire.charset}" + (f" COLLATE {wire.collation}" if wire.collation else "")
+    if wire.sql_mode is not None:
+        names += f", sql_mode={wire.escape(wire.sql_mode)}"
+    last = []
+    if wire.autocommit_mode is not None:
+        last.append(f"autocommit={int(bool(wire.autocommit_mode))}")
+    if wire._has_tracking:
+        last.append("session_track_state_change=1")
+    statements = _statements(names, wire.init_command, last)
+    try:
+        _run_all(wire, statements)
+        restoration.can_prove = wire._has_tracking
+    except err.OperationalError as error:
+        if error.args[0] != ER.UNKNOWN_SYSTEM_VARIABLE or not wire._has_tracking:
+            raise
+        statements = _statements(names, wire.init_command, last[:-1])
+        _run_all(wire, statements)
+    has_roles = True
+    try:
+        ((role, init_connect),) = wire.run("SELECT CURRENT_ROLE(), @@GLOBAL.init_connect")
+    except err.MySQLError:
+        has_roles, role = False, None
+        ((init_connect,),) = wire.run("SELECT @@GLOBAL.init_connect")
+    restoration.init_connect = bool(init_connect)
+    role = role.encode(wire.encoding) if isinstance(role, str) else role
+    restoration.learn(wire, statements, role, has_roles)
+
+
+def _statements(names: str, init_command: str | None, last: list[str]) -> list[str]:
+    if init_command is None:
+        return [", ".join([names, *last])]
+    return [names, init_command, *([f"SET {', '.join(last)}"] if last else [])]
+
+
+def _run_all(wire: Wire, statements: list[str]) -> None:
+    for statement in statements:
+        wire.run(statement)
+
+
+def _cannot_connect(host: object, error: OSError) -> err.OperationalError:
+    """Return the exception that PyMySQL's connect() raises for an OSError."""
+    exception = err.OperationalError(CR.CR_CONN_HOST_ERROR, f"Can't connect to MySQL server on {host!r} ({error})")
+    exception.original_exception = error  # type: ignore[attr-defined]
+    exception.traceback = traceback.format_exc()  # type: ignore[attr-defined]
+    return exception
+
+
+def _password_bytes(source: Callable[[], str | bytes]) -> bytes:
+    password = source()
+    if isinstance(password, str):
+        return password.encode("latin1")  # as PyMySQL
+    if not isinstance(password, bytes):
+        raise TypeError(f"the password callable must return str or bytes, not {type(password).__name__}")
+    return password

@@ -1,0 +1,122 @@
+"""Packets of the server, parsed: OK packets, and the packets of a reply taken from whole buffers."""
+
+import struct
+from typing import Any
+
+from pymysql import err
+
+from .tracking import (
+    CLEAN,
+    DATABASE,
+    STATUS_SESSION_STATE_CHANGED,
+    TOUCHED,
+    lenenc,
+    marks_of_tail,
+)
+
+MAX_PACKET = 0xFFFFFF
+HEADER = struct.Struct("<I").unpack_from  # length in 24 bits, sequence number in 8
+TWO_SHORTS = struct.Struct("<HH").unpack_from
+ERROR = 0xFF
+
+
+class Ok:
+    """An OK packet, or the packet that ends a result set under CLIENT_DEPRECATE_EOF.
+
+    https://dev.mysql.com/doc/dev/mysql-server/latest/page_protocol_basic_ok_packet.html
+    """
+
+    __slots__ = ("affected_rows", "insert_id", "marks", "message", "status", "warning_count")
+
+    def __init__(self, data: bytes, has_tracking: bool) -> None:
+        affected_rows: int | None = data[1]
+        insert_id: int | None = data[2]
+        position = 3
+        if data[1] > 250 or data[2] > 250:
+            affected_rows, position = lenenc(data, 1)
+            insert_id, position = lenenc(data, position)
+        self.affected_rows = affected_rows
+        self.insert_id = insert_id
+        self.status, self.warning_count = TWO_SHORTS(data, position)
+        position += 4
+        self.marks = CLEAN
+        if not has_tracking or position == len(data):
+            self.message = data[position:]
+            return
+        length, start = lenenc(data, position)
+        stop = start + (length or 0)
+        self.message = data[position:stop] if length else b""  # PyMySQL shows the length too
+        if self.status & STATUS_SESSION_STATE_CHANGED:
+            self.marks = _marks_of_state(data, stop)
+
+
+def _marks_of_state(data: bytes, position: int) -> int:
+    """Read the session-state information behind the message, which must fill the packet."""
+    length, position = lenenc(data, position)
+    if not length or position + length != len(data):
+        return TOUCHED | DATABASE  # changed, but nothing that can be read says what
+    return marks_of_tail(data[position:])
+
+
+class Packets:
+    """The packets of one reply, taken from whole buffers of the connection's reader.
+
+    `settle()` must be called before anything else reads from the connection.
+    """
+
+    __slots__ = ("buffer", "connection", "end", "position", "reader", "sequence")
+
+    def __init__(self, connection: Any) -> None:
+        self.connection = connection
+        self.reader = connection._rfile
+        self.buffer = b""
+        self.position = self.end = 0
+        self.sequence = connection._next_seq_id
+
+    def next(self) -> bytes:
+        """Return the next packet's payload; raises what PyMySQL's _read_packet() raises."""
+        position = self.position
+        start = position + 4
+        if start > self.end:
+            if position < self.end:
+                return self._across_buffers()
+            self._fill()
+            position, start = 0, 4
+            if start > self.end:
+                return self._across_buffers()
+        header = HEADER(self.buffer, position)[0]
+        stop = start + (header & MAX_PACKET)
+        if stop > self.end or header >> 24 != self.sequence or stop - start == MAX_PACKET:
+            return self._across_buffers()
+        self.position = stop
+        self.sequence = (self.sequence + 1) & 0xFF
+        data = self.buffer[start:stop]
+        if data[0] == ERROR:
+            self.settle()
+            err.raise_mysql_exception(data)
+        return data
+
+    def settle(self) -> None:
+        """Tell the connection and its reader how far we are."""
+        self.connection._next_seq_id = self.sequence
+        if self.position:
+            self.reader.read(self.position)
+            self.buffer = self.buffer[self.position :]
+            self.end -= self.position
+            self.position = 0
+
+    def _fill(self) -> None:
+        self.settle()
+        self.buffer = self.connection._peek()
+        self.end = len(self.buffer)
+
+    def _across_buffers(self) -> bytes:
+        """Read one packet PyMySQL's way: it does not fit, or something is wrong with it."""
+        self.settle()
+        try:
+            data: bytes = self.connection._read_packet().get_all_data()
+        finally:
+            self.sequence = self.connection._next_seq_id
+            self.buffer = b""
+            self.end = 0
+        return data
