@@ -4,6 +4,7 @@ It starts when a pool asks to be watched and ends when no pool has anything left
 """
 
 import logging
+import os
 import queue
 import threading
 import weakref
@@ -29,12 +30,18 @@ class Housekeeper:
 
     def start_empty(self) -> None:
         """Forget thread, pools and locks; for the child after a fork, where none of them is alive."""
+        self._pid = os.getpid()
         self._lock = threading.Lock()
         self._watched: dict[int, weakref.ref[Watched]] = {}
         self._thread: threading.Thread | None = None
         self._stopping = False
         # Re-entrant by contract: put() is called from __del__ too, which may interrupt any code at all.
         self._inbox: queue.SimpleQueue[None] = queue.SimpleQueue()
+
+    def forget_parent(self) -> None:
+        """Start empty in a forked child, once."""
+        if self._pid != os.getpid():
+            self.start_empty()
 
     def watch(self, pool: Watched) -> None:
         """Tick `pool` from now on, until its tick() answers False or it is collected."""

@@ -271,7 +271,7 @@ class Connection(Shared):
             if marks & _LOOK_CLOSER:
                 if marks & MAY_BE_MANY and self.client_flag & CLIENT.MULTI_STATEMENTS:
                     marks |= SUSPECT | DATABASE
-                self._forget_counts(marks)
+                self._forget_counts(session, marks)
             self._statement = marks
             self._marks |= marks & ~SELECTED | EXECUTED
         elif command != COMMAND.COM_PING:
@@ -320,7 +320,7 @@ class Connection(Shared):
             raise err.OperationalError(CR.CR_SERVER_LOST, text) from error
         self._next_seq_id = sequence
 
-    def _forget_counts(self, marks: int) -> None:
+    def _forget_counts(self, session: Session, marks: int) -> None:
         """Make FOUND_ROWS() and ROW_COUNT() what they are on a new connection, unless they are the lease's own."""
         foreign_rows = marks & READS_FOUND_ROWS and not self._marks & (SELECTED | FORGOTTEN)
         foreign_count = marks & READS_ROW_COUNT and not self._marks & EXECUTED
@@ -332,6 +332,8 @@ class Connection(Shared):
         for statement in (first, b"SET @@session.autocommit = @@session.autocommit"):
             self._flight = IN_FLIGHT
             _send_command(self, COMMAND.COM_QUERY, statement)
+            if session.owed:
+                self._read_owed(session)
             self.read_reply()
         self._marks = kept
 

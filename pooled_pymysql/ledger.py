@@ -6,7 +6,7 @@ No I/O, no lock, no thread and no clock in here: the pool calls every method und
 
 import enum
 from collections import Counter, OrderedDict, deque
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from .exceptions import PoolClosed, PoolFull
 
@@ -16,6 +16,7 @@ class Pooled(Protocol):
 
     expires_at: float  # when max_lifetime ends, seconds of the monotonic clock
     idle_since: float
+    owed: list[Any]  # replies that nobody has read yet
 
 
 S = TypeVar("S", bound=Pooled)
@@ -87,9 +88,20 @@ class Ledger(Generic[S]):
                 raise PoolClosed
             return None
         session = self.idle.pop()
+        if session.owed and self.idle:
+            session = self._prefer_settled(session)
         self.in_use.add(session)
         self.leases += 1
         return session
+
+    def _prefer_settled(self, top: S) -> S:
+        """Return the warmest idle session that owes nothing, if there is one, in the place of the top one."""
+        for position in range(len(self.idle) - 1, -1, -1):
+            if not self.idle[position].owed:
+                settled = self.idle.pop(position)
+                self.idle.append(top)
+                return settled
+        return top
 
     def take_owing(self) -> S | None:
         """Move the session that has been owing longest to in use, or return None; a lease unless it is put back."""

@@ -501,6 +501,7 @@ class Pool:
         self._start_empty()
         self._ledger.closed = self.closed
         self._tls.forget_parent()
+        self._housekeeper.forget_parent()
         for session in [*ledger.idle, *ledger.owing, *ledger.in_use]:
             lease = None if session.lease is None else session.lease()
             if lease is not None and lease._session is session:

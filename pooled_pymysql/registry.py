@@ -6,6 +6,7 @@ import os
 import threading
 import time
 import warnings
+import weakref
 from collections.abc import Mapping
 from typing import Any
 
@@ -62,6 +63,7 @@ class _Registry:
         self.lock = threading.Lock()
         self.housekeeper = Housekeeper()
         self.pools: dict[PoolKey, Pool] = {}
+        self.all_pools: weakref.WeakSet[Pool] = weakref.WeakSet()  # closed ones too: they may have leases
         self.recipes: dict[Any, Recipe] = {}
 
     def pool(self, arguments: Arguments, options: pool_options.PoolOptions) -> Pool:
@@ -70,6 +72,7 @@ class _Registry:
             pool = self.pools.get(arguments.key)
             if pool is None or pool.closed:
                 pool = self.pools[arguments.key] = Pool(arguments, options, self.housekeeper)
+                self.all_pools.add(pool)
             return pool
 
     def remember(self, call: Any, recipe: Recipe) -> None:
@@ -248,7 +251,7 @@ def _after_fork_in_child() -> None:
     """Start with empty pools, new locks and no thread; the parent's sessions are dropped without a byte."""
     _registry.lock = threading.Lock()
     _registry.housekeeper.start_empty()
-    for pool in list(_registry.pools.values()):
+    for pool in list(_registry.all_pools):
         pool.forget_parent()
 
 

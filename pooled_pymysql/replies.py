@@ -107,7 +107,11 @@ class Tracked(DriverConnection):
         error of the client's own is no packet; what follows it on the wire is not known.
         """
         code = error.args[0] if error.args else None
-        if isinstance(code, int) and (1000 <= code < 2000 or code >= 3000) and not getattr(error, "more_follows", False):
+        if (
+            isinstance(code, int)
+            and (1000 <= code < 2000 or code >= 3000)
+            and not getattr(error, "more_follows", False)
+        ):
             self._flight = LANDED
         self._marks |= TOUCHED | WROTE
 

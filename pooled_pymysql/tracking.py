@@ -121,7 +121,7 @@ _LITERALS = re.compile(rb"(`[^`]*+`)|" + _LITERAL, re.DOTALL)
 _PLAIN_ENCODINGS = frozenset(["utf8", "ascii", "latin1", "cp1252", "cp1250", "cp1251", "koi8_r", "koi8_u"])
 
 
-def marks_of_statement(sql: bytes, encoding: str, status: int) -> int:
+def marks_of_statement(sql: bytes, encoding: str, status: int) -> int:  # noqa: PLR0911  one return for each way out
     """Return what a statement may change in the session as far as the server will not tell.
 
     `encoding` and `status` (the server status before it) decide whether quotes can be trusted. Costs about 1 µs for

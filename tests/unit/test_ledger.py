@@ -17,6 +17,7 @@ FOREVER = 10**9
 class FakeSession:
     def __init__(self, expires_at: float = FOREVER) -> None:
         self.expires_at = expires_at
+        self.owed: list[object] = []
         self.idle_since: float = -1
 
 

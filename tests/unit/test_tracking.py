@@ -126,6 +126,13 @@ def test_an_xa_statement_never_passes_for_something_that_a_reset_undoes(
     assert marks(f"{front}{verb}{blank}{rest}") & (RETIRE | SUSPECT)
 
 
+@pytest.mark.parametrize(
+    "sql", ["XA START 'x'", " /* x */ xa\tprepare 'x'", "(XA RECOVER)", "SET ROLE r", "set/**/role none"]
+)
+def test_what_nothing_undoes_retires_the_session(sql: str) -> None:
+    assert marks(sql) & RETIRE
+
+
 @given(any_blanks, any_case("set"), any_blanks.filter(bool), st.sampled_from(["role", "resource"]), any_blanks)
 def test_a_role_or_resource_group_never_passes_for_something_that_a_reset_undoes(
     front: str, verb: str, blank: str, what: str, end: str
@@ -497,6 +504,14 @@ def test_an_integer_that_is_not_there_is_none_and_moves_nothing(data: bytes, pos
         assert stop == position
     else:
         assert position < stop <= len(data)
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"\xfb", b"\xff", b"\xfb\0\0", b"\xff\0\0", b"\xfc\0", b"\xfd\0\0", b"\xfe" + bytes(7)]
+)
+def test_what_is_no_integer_is_none(data: bytes) -> None:
+    # 0xFB stands for NULL and 0xFF begins an error.
+    assert lenenc(data, 0) == (None, 0)
 
 
 def test_long_random_texts_are_judged_without_an_error() -> None:

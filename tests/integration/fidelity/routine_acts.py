@@ -64,6 +64,7 @@ ACTS = [
 
 # Neither the text nor the server's replies show these.
 HIDDEN = [
+    statements("next_value_by_default", "INSERT INTO {db}.numbered (v) VALUES (1)", family="mariadb"),
     statements("hidden_lock_in_function", "SELECT {db}.f_lock()"),
     statements("hidden_lock_in_view", "SELECT * FROM {db}.v_lock"),
     statements("hidden_lock_in_trigger", "INSERT INTO {db}.locking (v) VALUES (1)"),

@@ -175,13 +175,13 @@ def _objects() -> list[Act]:
         statements(
             "next_value_in_insert", "INSERT INTO {db}.plain VALUES (NEXTVAL({db}.seq) + 1000, 1)", family="mariadb"
         ),
-        statements("next_value_by_default", "INSERT INTO {db}.numbered (v) VALUES (1)", family="mariadb"),
         statements(
             "gtid_owned", "SET gtid_next = '01234567-89ab-cdef-0123-456789abcdef:1'", family="mysql", errors=(0, 1781)
         ),
         statements("set_value", "SELECT SETVAL({db}.seq, 50)", family="mariadb"),
         statements("profiled", "SET profiling = 1", "SELECT 1", "SET profiling = 0"),
         statements("insert_id_of_expression", "SELECT LAST_INSERT_ID(77)"),
+        statements("insert_id_in_transaction", "BEGIN", "SELECT LAST_INSERT_ID(79)"),
         statements("insert_id_of_update", "UPDATE {db}.t SET v = LAST_INSERT_ID(78) WHERE id = 1"),
         statements(
             "insert_id_of_duplicate",
