@@ -25,7 +25,9 @@ _getpid = os.getpid
 
 _UNSET: Any = object()
 
-_MISSING_TICKS = 30  # that a session may be in use by no lease: handing over takes microseconds, closing ten seconds
+_MISSING_TIME = (
+    60.0  # seconds that a session may be in use by no lease: handing over takes microseconds, closing ten seconds
+)
 
 _LONGEST_WAIT = 0.02  # seconds between looks for another session, while the one at hand owes and none may be opened
 
@@ -261,6 +263,7 @@ class Pool:
             patience = _LONGEST_WAIT if timeout is None else min(_LONGEST_WAIT, started + timeout - _monotonic())
             if patience <= 0:
                 return Mail.UNDER_WAY
+            session.missing_since = None  # we hold it, as long as it takes
             mail = self._settle(session, patience)
             if mail is not Mail.UNDER_WAY or waiter.state is not WaiterState.WAITING:
                 return mail
@@ -437,11 +440,15 @@ class Pool:
 
     def _sweep(self) -> None:
         """Close the sessions that an interruption took from their leases before they were given back."""
+        now = _monotonic()
         with self._lock:
             in_use = list(self._ledger.in_use)
         for session in in_use:
-            session.missing_since = session.missing_since + 1 if session.is_missing() else 0
-            if session.missing_since >= _MISSING_TICKS:
+            if not session.is_missing():
+                session.missing_since = None
+            elif session.missing_since is None:
+                session.missing_since = now
+            elif now - session.missing_since >= _MISSING_TIME:
                 _logger.warning("pool %r: session %d was in use by nobody", self._name, session.thread_id)
                 self._dropped_total += 1
                 with contextlib.suppress(KeyError):  # given back at this very moment

@@ -84,7 +84,7 @@ class Session:
         self.pid = int(wire._connect_attrs["_pid"])
         # The lease, from when it was made until it parts from the session.
         self.lease: weakref.ref[Any] | None = None
-        self.missing_since = 0  # ticks of the housekeeper that found it in use by no lease
+        self.missing_since: float | None = None  # when the housekeeper first found it in use by no lease
         # The attributes of a lease, and the overlay they were made with: most leases of a session have the same one.
         self.overlaid: dict[str, Any] = {}
         self.overlaid_by: dict[str, Any] | None = None

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import signal
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -395,6 +397,63 @@ def test_old_cursor_cannot_read_the_next_leases_rows(kwargs: dict[str, Any]) -> 
         gc.collect()
         assert cursor.fetchall() == [(2,), (3,)]
         assert rows(other, "SELECT 4") == ((4,),)
+
+
+@leaves_unread
+def test_rest_of_a_result_that_comes_late_reaches_nobody(kwargs: dict[str, Any]) -> None:
+    """At the time of close() there is nothing to read, and half a second later there is."""
+    connection = pooled_pymysql.connect(**kwargs)
+    cursor = connection.cursor(SSCursor)
+    cursor.execute("SELECT REPEAT('x', 100000), 0 UNION ALL SELECT 'late', SLEEP(0.5)")
+    assert cursor.fetchone() == ("x" * 100000, 0)
+    connection.close()
+    assert_next_is_right(kwargs)
+
+
+class Interrupted(BaseException):
+    """What a signal handler raises."""
+
+
+@pytest.fixture
+def alarm() -> Iterator[Callable[[float], None]]:
+    """A function that has Interrupted raised in the main thread so many seconds later (SIGALRM is pytest-timeout's)."""
+
+    def interrupt(*_: object) -> None:
+        raise Interrupted
+
+    main = threading.main_thread().ident
+    assert main
+    timers: list[threading.Timer] = []
+
+    def set_alarm(seconds: float) -> None:
+        timers.append(threading.Timer(seconds, signal.pthread_kill, (main, signal.SIGUSR1)))
+        timers[-1].start()
+
+    before = signal.signal(signal.SIGUSR1, interrupt)
+    yield set_alarm
+    for timer in timers:
+        timer.join(10.0)
+    signal.signal(signal.SIGUSR1, before)
+
+
+@pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="no such signals here")
+@pytest.mark.parametrize("close", ["itself", "with block"])
+def test_reply_to_an_interrupted_statement_reaches_nobody(
+    close: str, alarm: Callable[[float], None], kwargs: dict[str, Any]
+) -> None:
+    connection = pooled_pymysql.connect(**kwargs)
+    run(connection, "INSERT INTO t VALUES (1)")
+    alarm(0.1)
+    with pytest.raises(Interrupted):
+        run(connection, "SELECT 'late', SLEEP(0.5)")
+    if close == "itself":
+        connection.close()
+    else:
+        with connection:
+            pass
+    assert_next_is_right(kwargs)
+    with pooled_pymysql.connect(**kwargs) as other:
+        assert rows(other, "SELECT * FROM t") == ()
 
 
 def test_lease_closed_in_the_middle_of_load_data(kwargs: dict[str, Any], tmp_path: Any) -> None:

@@ -691,6 +691,13 @@ def test_closed_pool_is_replaced_by_the_next_connect(account: Server, connection
     wait_until(lambda: len(connection_ids(account.user)) == 1, what="the end of the leased session")
 
 
+def test_closed_pool_needs_no_further_call_to_be_replaced(server: Server) -> None:
+    pooled_pymysql.connect(**server.kwargs()).close()
+    only_pool().close()
+    with pooled_pymysql.connect(**server.kwargs(), cursorclass=DictCursor) as connection:
+        assert ask(connection, "SELECT 1 AS one") == {"one": 1}
+
+
 def test_close_pools_closes_all(account: Server, connection_ids: Callable[..., set[int]]) -> None:
     for size in (1, 2, 3):
         pooled_pymysql.connect(**account.kwargs(), pool={"max_size": size}).close()

@@ -93,7 +93,7 @@ def use_pool_in_child(leases=(), foreign_ids=()):
         assert time.monotonic() < deadline, pool.stats()
         time.sleep(0.01)
     with connect() as lease:
-        assert ask(lease) in ids
+        assert ask(lease) in ids or pool.options.min_size > len(ids)
     pooled_pymysql.close_pools()
 
 MAX_SIZE = KWARGS.get("pool", {}).get("max_size", 100)
@@ -440,7 +440,7 @@ def aborted_clients(admin: Any) -> int:
 
 
 def test_server_sees_no_aborted_client(server: Server, admin: Any, tmp_path: Path) -> None:
-    for _ in range(3):  # on a server that others use too, theirs count as well
+    for _ in range(8):  # on a server that others use too, theirs count as well
         before = aborted_clients(admin)
         with Program(tmp_path, EXITING_CHILD, server.kwargs(ssl_disabled=True)) as program:
             program.end()

@@ -32,8 +32,8 @@ import pooled_pymysql
 # Leases are dropped here on purpose.
 pytestmark = [
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
-    # PyMySQL's, when its __init__() was interrupted.
-    pytest.mark.filterwarnings("ignore:.*SSCursor.close:pytest.PytestUnraisableExceptionWarning"),
+    # PyMySQL's and the socket module's, when their __init__() was interrupted.
+    pytest.mark.filterwarnings("ignore:.*(SSCursor.close|SocketIO):pytest.PytestUnraisableExceptionWarning"),
 ]
 
 PACKAGE = str(Path(pooled_pymysql.__file__).parent)
@@ -266,7 +266,7 @@ def sweep(bench: Bench, work: Callable[[dict[str, Any]], None], error: type[Base
 
 @pytest.mark.parametrize("work", WORK)
 def test_interrupted_at_many_points(work: Callable[[dict[str, Any]], None], bench: Bench) -> None:
-    sweep(bench, work, KeyboardInterrupt, 60)
+    sweep(bench, work, KeyboardInterrupt, 25)
 
 
 @pytest.mark.slow
@@ -367,31 +367,52 @@ class Saboteur:
         self.calls, self.chosen, self.moment, self.error = 0, chosen, moment, error
 
 
-ERRORS = [KeyboardInterrupt, MemoryError, Torn, SystemExit]
+MOMENTS = {"before": KeyboardInterrupt, "half-way": MemoryError, "after": Torn}
 
 
-@pytest.mark.parametrize("moment", ["before", "half-way", "after"])
+@pytest.mark.parametrize("moment", MOMENTS)
 @pytest.mark.parametrize("work", WORK)
 def test_interrupted_at_the_socket(
     work: Callable[[dict[str, Any]], None], moment: str, bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    sabotage(work, moment, MOMENTS[moment], bench, monkeypatch)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, MemoryError, Torn])
+@pytest.mark.parametrize("moment", MOMENTS)
+@pytest.mark.parametrize("work", WORK)
+def test_interrupted_at_the_socket_by_anything(
+    work: Callable[[dict[str, Any]], None],
+    moment: str,
+    error: type[BaseException],
+    bench: Bench,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    sabotage(work, moment, error, bench, monkeypatch)
+
+
+def sabotage(
+    work: Callable[[dict[str, Any]], None],
+    moment: str,
+    error: type[BaseException],
+    bench: Bench,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     saboteur = Saboteur(monkeypatch)
     monkeypatch.setattr(sys, "unraisablehook", lambda _: None)
-    for error in ERRORS:
-        chosen = 1
-        saboteur.arm(0, moment, error)
-        while chosen == 1 or chosen <= saboteur.calls:
-            saboteur.arm(chosen, moment, error)
-            with contextlib.suppress(error, pymysql.err.OperationalError):
-                work(bench.kwargs)
-            saboteur.chosen = 0
-            bench.pool.tick()
-            bench.check_next(f"{chosen}")
-            chosen += 1
-            saboteur.arm(0, moment, error)
-            with contextlib.suppress(error):
-                work(bench.kwargs)
-        assert chosen > 2
+    saboteur.arm(0, moment, error)
+    work(bench.kwargs)
+    calls = saboteur.calls
+    assert calls > 2
+    for chosen in range(1, calls + 1):
+        saboteur.arm(chosen, moment, error)
+        with contextlib.suppress(error, pymysql.err.OperationalError):
+            work(bench.kwargs)
+        saboteur.chosen = 0
+        bench.pool.tick()
+        bench.check_next(f"{chosen}")
     bench.settle({})
 
 

@@ -122,3 +122,27 @@ def test_a_touch_by_anything_else_in_the_lease_closes_the_gap(connect: Connect, 
         run(connection, "SET @anything = 1")
     with connect("auto") as connection:
         assert run(connection, gap.ask) == ((0,),)
+
+
+@pytest.mark.parametrize("reset", ["auto", "always"])
+def test_a_role_that_a_function_sets_is_seen_by_mariadb_and_by_always(
+    account: Server, admin: Any, database: str, reset: str
+) -> None:
+    role = f"r_{account.user}"
+    run(admin, f"USE {database}")
+    run(admin, f"CREATE ROLE {role}")
+    try:
+        run(admin, f"GRANT {role} TO {account.user}@'%'")
+        run(
+            admin,
+            f"CREATE FUNCTION f() RETURNS INT DETERMINISTIC SQL SECURITY INVOKER BEGIN SET ROLE {role}; RETURN 1; END",
+        )
+        arguments = account.kwargs(ssl_disabled=True, database=database, autocommit=True)
+        pool = {"reset": reset, "max_size": 1}
+        with pooled_pymysql.connect(**arguments, pool=pool) as connection:
+            run(connection, "SELECT f()")
+        with pooled_pymysql.connect(**arguments, pool=pool) as connection:
+            ((found,),) = run(connection, "SELECT CURRENT_ROLE()")
+            assert (role in (found or "")) == (reset == "auto" and not account.is_mariadb)
+    finally:
+        run(admin, f"DROP ROLE {role}")

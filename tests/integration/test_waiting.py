@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import os
 import re
 import signal
 import threading
@@ -309,7 +308,8 @@ def interruptible() -> Iterator[None]:
 def test_interrupt_ends_the_wait_and_leaves_the_queue(server: Server) -> None:
     connect = connect_to(server)
     held = connect()
-    interrupter = Caller(lambda: (wait_for_waiters(1), os.kill(os.getpid(), signal.SIGINT)))
+    main = threading.get_ident()
+    interrupter = Caller(lambda: (wait_for_waiters(1), signal.pthread_kill(main, signal.SIGINT)))
     started = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
         connect()
@@ -345,7 +345,7 @@ def test_exception_between_being_woken_and_going_on_loses_nothing(server: Server
     assert_whole(connect)
 
 
-def test_exception_in_one_that_was_given_room_loses_nothing(server: Server, admin: Any) -> None:
+def test_exception_in_one_that_was_given_room_loses_nothing(server: Server) -> None:
     connect = connect_to(server)
     held = connect()
     torn = Caller(connect)
@@ -353,7 +353,7 @@ def test_exception_in_one_that_was_given_room_loses_nothing(server: Server, admi
     next_one = Caller(connect)
     wait_for_waiters(2)
     raise_in(torn, KeyboardInterrupt)
-    held._sock.close()  # a broken session is closed, and its room goes to the first in the queue
+    held._force_close()  # a broken session is closed, and its room goes to the first in the queue
     held.close()
     with pytest.raises(KeyboardInterrupt):
         torn.outcome()
