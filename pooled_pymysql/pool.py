@@ -29,6 +29,9 @@ _MISSING_TIME = (
     60.0  # seconds that a session may be in use by no lease: handing over takes microseconds, closing ten seconds
 )
 
+# Seconds that the replies of a session are worth waiting for before another is opened, or what opening took, if longer.
+_WORTH_WAITING = 0.01
+
 _LONGEST_WAIT = 0.02  # seconds between looks for another session, while the one at hand owes and none may be opened
 
 
@@ -223,7 +226,7 @@ class Pool:
             session = self._take_or_queue(timeout, started)
             if session is None:
                 return self._open(arguments)
-            mail = self._settle(session, session.opening_took)
+            mail = self._settle(session, max(session.opening_took, _WORTH_WAITING))
             if mail is Mail.UNDER_WAY:
                 session, mail = self._watch(session, timeout, started)
                 if session is None:

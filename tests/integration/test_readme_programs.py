@@ -20,6 +20,7 @@ IMPORTS = {"plain": "import pymysql\n", "pooled": "import pooled_pymysql as pymy
 WAIT = 20.0  # seconds
 REQUESTS = 60
 CLIENTS = 6
+HANDLERS = 2 * CLIENTS  # at most: a client may ask again while the thread that served it has yet to end
 
 BOOKS = """
 def main(where):
@@ -182,7 +183,7 @@ def test_threaded_web_program_sees_the_same_with_few_connections(
         with serving(module, where) as request:
             given = visit_all(request)
             if module == "pooled":
-                assert len(connection_ids(where["user"])) <= CLIENTS
+                assert len(connection_ids(where["user"])) <= HANDLERS
         connections[module] = len({answer[1] for status, answer in given if status == 200})
         answers[module] = [(status, answer[0], answer[2:]) for status, answer in given]
         with admin.cursor() as cursor:
@@ -194,7 +195,7 @@ def test_threaded_web_program_sees_the_same_with_few_connections(
     assert [status for status, *_ in answers["plain"][:4]] == [200, 200, 200, 500]
     assert len(answers["plain"][-1]) == REQUESTS // 4
     assert connections["plain"] == REQUESTS * 3 // 4
-    assert connections["pooled"] <= CLIENTS
+    assert connections["pooled"] <= HANDLERS
 
 
 def test_nothing_stays_open_after_close_pools(
