@@ -439,18 +439,16 @@ def lose_session(kwargs: dict[str, Any]) -> None:
     pool.acquire_session(pool._arguments)
 
 
-@pytest.mark.slow
-def test_sweep_finds_a_session_that_nobody_holds(server: Server) -> None:
-    kwargs = one_session(server, timeout=50.0)
+def test_sweep_finds_a_session_that_nobody_holds(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pooled_pymysql.pool._MISSING_TIME", 0.5)
+    kwargs = one_session(server)
     lose_session(kwargs)
     with pooled_pymysql.connect(**kwargs) as lease:
         assert_clean(lease)
 
 
 @FORGETFUL
-def test_sweep_leaves_sessions_alone_that_are_being_handed_over(
-    server: Server, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_sweep_leaves_sessions_alone_that_are_being_handed_over(server: Server) -> None:
     kwargs = server.kwargs(pool={"max_size": 4, "timeout": PATIENCE})
     pooled_pymysql.connect(**kwargs).close()
     pool = only_pool()

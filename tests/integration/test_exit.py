@@ -128,15 +128,26 @@ def test_idle_sessions_say_goodbye(name: str, account: Server) -> None:
         assert goodbyes == proxy.connections > 0
 
 
+def somebody_else_is_here(admin: Any) -> bool:
+    with admin.cursor() as cursor:
+        cursor.execute(
+            "SELECT COUNT(*) FROM information_schema.processlist"
+            " WHERE user NOT IN ('system user', 'event_scheduler') AND id <> CONNECTION_ID()"
+        )
+        return bool(cursor.fetchone()[0])
+
+
 def test_server_sees_no_aborted_client(server: Server, admin: Any) -> None:
-    for _ in range(8):  # on a server that others use too, theirs count as well
+    for _ in range(5):  # on a server that others use too, theirs count as well
         before = aborted_clients(admin)
         with program(ENDINGS["idle"], server.kwargs()) as it:
             it.end()
         time.sleep(0.2)  # the server counts a little later
         grown = aborted_clients(admin) - before
         if not grown:
-            break
+            return
+    if somebody_else_is_here(admin):
+        pytest.skip("somebody else uses this server")
     assert grown == 0
 
 

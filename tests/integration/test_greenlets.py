@@ -42,11 +42,13 @@ Limit = eventlet.Timeout
 LIBRARIES = {"gevent": GEVENT, "eventlet": EVENTLET}
 
 PRELUDE = """
-import faulthandler, gc, json, random, sys, time
+import faulthandler, gc, json, logging, random, sys, time
+logging.basicConfig(level=logging.CRITICAL)
 faulthandler.dump_traceback_later(25, exit=True)
 import pymysql
 from pymysql.cursors import SSCursor
 import pooled_pymysql
+pooled_pymysql.pool._MISSING_TIME = 0.5  # seconds until the sweep takes what a killed greenlet left
 KWARGS = json.loads(sys.argv[1])
 
 def connect(**options):

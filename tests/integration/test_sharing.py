@@ -287,6 +287,25 @@ def test_close_during_a_statement_fails_it_as_lost(server: Server) -> None:
         assert ask(following) == ((42,),)
 
 
+@pytest.mark.parametrize("end", [lambda cursor: None, lambda cursor: cursor.close()], ids=["kept", "closed"])
+def test_close_lets_those_who_wait_fail_at_once(end: Callable[[Any], None], server: Server) -> None:
+    kwargs = server.kwargs(pool={"max_size": 1, "timeout": 6.0})
+    lease = pooled_pymysql.connect(**kwargs)
+    cursor = lease.cursor(SSCursor)
+    cursor.execute(NUMBERS)
+    waiting = [Caller(lambda: ask(lease)) for _ in range(3)]
+    time.sleep(0.05)
+    started = time.monotonic()
+    Caller(lease.close).outcome()
+    end(cursor)
+    for caller in waiting:
+        with pytest.raises(pymysql.err.Error) as caught:
+            caller.outcome()
+        assert caught.value.args[0] in CLOSED
+    assert time.monotonic() - started < 3.0
+    assert_next_lease_is_clean(kwargs)
+
+
 @pytest.mark.parametrize("row", [1, 100, 899])
 @pytest.mark.parametrize("kind", [Cursor, SSCursor])
 @pytest.mark.parametrize("close", [close_elsewhere, lambda lease: lease.close()], ids=["elsewhere", "here"])
@@ -352,6 +371,17 @@ def test_one_thread_executes_and_another_fetches(server: Server) -> None:
             assert Caller(cursor.nextset).outcome() is None
             Caller(cursor.close).outcome()
             assert ask(lease) == ((42,),)
+
+
+def test_result_of_an_ended_thread_still_owns_the_wire(server: Server) -> None:
+    """Operating systems give a thread's number to the next one."""
+    with pooled_pymysql.connect(**server.kwargs(pool={"timeout": 0.2})) as lease:
+        for _ in range(3):
+            cursor = lease.cursor(SSCursor)
+            Caller(lambda cursor=cursor: cursor.execute(NUMBERS)).outcome()
+            with pytest.raises(LeaseBusy):
+                Caller(lambda: ask(lease)).outcome()
+            assert len(cursor.fetchall()) == 900
 
 
 def test_next_set_is_found_by_a_thread_that_has_worked_before(server: Server) -> None:
