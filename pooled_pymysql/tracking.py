@@ -46,8 +46,9 @@ _TRACK_TRANSACTION_STATE = 5
 MAX_SCANNED: Final = 4096
 
 # White space and plain comments may stand in front; a versioned comment (/*! or /*M!) is no plain comment.
-# Possessive quantifiers throughout: nothing here backtracks, so no text takes long.
-_HEAD = re.compile(rb"(?:[\s(]++|/\*(?!M?!)(?:[^*]++|\*(?!/))*+\*/)*+([A-Za-z]{1,20}+)")
+# Every alternative begins with a character of its own, so nothing here backtracks and no text takes long. (Possessive
+# quantifiers would say so, but Python 3.11 before 3.11.5 matches them wrongly.)
+_HEAD = re.compile(rb"(?:[\s(]|/\*(?!M?!)[^*]*\*+(?:[^/*][^*]*\*+)*/)*([A-Za-z]{1,20})")
 _MAX_HEAD = 512
 
 # Of statements that may read or set FOUND_ROWS() out of sight: cleared before them if they are the lease's first, and
@@ -67,15 +68,16 @@ _HARMLESS = {
 _WRITING = frozenset(b"INSERT UPDATE DELETE REPLACE".split())
 
 # Verbs that may be followed by much: harmless in exactly these forms.
-_NAME = rb"(?:[A-Za-z0-9_$\x80-\xff]++|`[^`;]++`)"
+_NAME = rb"(?:[A-Za-z0-9_$\x80-\xff]+|`[^`;]+`)"
 _TRANSACTION = re.compile(
-    rb"[\s(]*+(?:BEGIN(?:\s+WORK)?"
-    rb"|START\s+TRANSACTION(?:\s++WITH\s++CONSISTENT\s++SNAPSHOT|\s++READ\s++(?:ONLY|WRITE)|\s*+,)*+"
+    rb"[\s(]*(?:BEGIN(?:\s+WORK)?"
+    rb"|START\s+TRANSACTION(?:\s+WITH\s+CONSISTENT\s+SNAPSHOT|\s+READ\s+(?:ONLY|WRITE)|\s*,)*"
     rb"|COMMIT(?:\s+WORK)?"
     rb"|ROLLBACK(?:\s+WORK)?(?:\s+TO\s+(?:SAVEPOINT\s+)?" + _NAME + rb")?"
-    rb"|RELEASE\s+SAVEPOINT\s+" + _NAME + rb")\s*+;?\s*+",
+    rb"|RELEASE\s+SAVEPOINT\s+" + _NAME + rb")\s*;?\s*",
     re.IGNORECASE,
 )
+_LONGEST_TRANSACTION = 200
 _TRANSACTION_VERBS = frozenset(b"BEGIN START COMMIT ROLLBACK RELEASE".split())
 
 _KNOWN = {b"COMMIT": ENDS, b"ROLLBACK": ENDS, b"BEGIN": CLEAN}
@@ -113,9 +115,9 @@ _READS_INSERT_ID = re.compile(rb"LAST_INSERT_ID\s*\(\s*\)")
 
 # A statement whose quoting is beyond doubt, whatever the sql_mode: literals in single quotes, names in backticks,
 # no comment and no double quote (which ANSI_QUOTES makes a name) outside of them.
-_LITERAL = rb"'(?:[^'\\]++|\\.|'')*+'"
-_PLAIN_QUOTING = re.compile(rb"(?:[^'\"`#/\-]++|" + _LITERAL + rb"|`[^`]*+`|-(?!-)|/(?!\*))*+", re.DOTALL)
-_LITERALS = re.compile(rb"(`[^`]*+`)|" + _LITERAL, re.DOTALL)
+_LITERAL = rb"'(?:[^'\\]|\\.)*'"  # a doubled quote ends one and begins the next
+_PLAIN_QUOTING = re.compile(rb"(?:[^'\"`#/\-]|" + _LITERAL + rb"|`[^`]*`|-(?!-)|/(?!\*))*", re.DOTALL)
+_LITERALS = re.compile(rb"(`[^`]*`)|" + _LITERAL, re.DOTALL)
 
 # Encodings in which a byte below 0x80 is always the ASCII character.
 _PLAIN_ENCODINGS = frozenset(["utf8", "ascii", "latin1", "cp1252", "cp1250", "cp1251", "koi8_r", "koi8_u"])
@@ -146,7 +148,7 @@ def marks_of_statement(sql: bytes, encoding: str, status: int) -> int:  # noqa: 
         if len(sql) <= _LONGEST_KNOWN:
             _remember(sql, marks)
         return marks
-    if verb in _TRANSACTION_VERBS and len(sql) <= MAX_SCANNED and _TRANSACTION.fullmatch(sql):
+    if verb in _TRANSACTION_VERBS and len(sql) <= _LONGEST_TRANSACTION and _TRANSACTION.fullmatch(sql):
         return CLEAN
     return _marks_of_other(verb, sql)
 

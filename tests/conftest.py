@@ -33,8 +33,8 @@ THOROUGH = {
     "test_throwaway",
 }
 
-# What the README's known gaps name. Most tests of these modules pass; those that do not leave garbage behind that others
-# trip over, so the modules gate as a whole when the gaps are mended.
+# What the README's known gaps name. Most tests of these modules pass; those that do not leave garbage behind that
+# others trip over, so the modules gate as a whole when the gaps are mended.
 UNFINISHED = {
     "test_dropped_leases": ("",),
     "test_fidelity": ("[init_query]",),

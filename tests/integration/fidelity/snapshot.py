@@ -211,8 +211,10 @@ def is_in_transaction(scene: Scene, thread: int) -> bool:
 INSTRUMENTS = {
     "metadata_locks": "SELECT OBJECT_TYPE, OBJECT_SCHEMA, OBJECT_NAME, LOCK_TYPE, LOCK_DURATION"
     " FROM performance_schema.metadata_locks WHERE OWNER_THREAD_ID = %s ORDER BY 1, 2, 3, 4",
+    # MySQL parts a prepared one from its session: one that is shown is of a thread that had this place before.
     "transaction": "SELECT STATE, ACCESS_MODE, ISOLATION_LEVEL, AUTOCOMMIT, XA_STATE"
-    " FROM performance_schema.events_transactions_current WHERE THREAD_ID = %s AND STATE = 'ACTIVE'",
+    " FROM performance_schema.events_transactions_current"
+    " WHERE THREAD_ID = %s AND STATE = 'ACTIVE' AND COALESCE(XA_STATE, '') <> 'PREPARED'",
     "data_locks": "SELECT OBJECT_NAME, LOCK_TYPE, LOCK_MODE FROM performance_schema.data_locks WHERE THREAD_ID = %s",
     "prepared_statements": "SELECT STATEMENT_NAME FROM performance_schema.prepared_statements_instances"
     " WHERE OWNER_THREAD_ID = %s",
