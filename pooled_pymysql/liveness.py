@@ -38,3 +38,13 @@ def _unpatched(name: str) -> Any:
     if eventlet is not None and eventlet.is_monkey_patched("select"):
         return getattr(eventlet.original("select"), name, None)
     return getattr(select, name, None)
+
+
+def wait_readable(sock: socket.socket, timeout: float | None) -> bool:
+    """Wait until `sock` can be read or is closed, for up to `timeout` s; say whether. Greenlets go on meanwhile."""
+    factory = getattr(select, "poll", None)
+    if factory is None:
+        return bool(select.select([sock], [], [], timeout)[0])
+    poller = factory()
+    poller.register(sock, _POLLIN | _POLLPRI)
+    return bool(poller.poll(None if timeout is None else timeout * 1000))

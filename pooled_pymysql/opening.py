@@ -183,6 +183,7 @@ def _new_wire(arguments: Arguments, tls: SharedTLS, pid: int) -> Wire:
     wire._has_tracking = False
     wire._marks = 0
     wire._flight = LANDED
+    wire._open = None
     wire._statement = TOUCHED
     return wire
 

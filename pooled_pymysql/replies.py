@@ -7,6 +7,7 @@ instead of asking for four bytes at a time. And a result that is collected while
 
 import struct
 import time
+from collections.abc import Callable
 from typing import Any
 
 import pymysql
@@ -37,9 +38,10 @@ CLIENT_SESSION_TRACK = (
 )  # https://dev.mysql.com/doc/dev/mysql-server/latest/group__group__cs__capabilities__flags.html
 CLIENT_DEPRECATE_EOF = 1 << 24
 
-# Where a connection is between two commands: nothing on the wire is ours, or a command or its reply is under way (and
-# whatever interrupts it leaves the wire out of step), or the reply goes on with rows or results that nobody has read.
-LANDED, IN_FLIGHT, RESULT_OPEN = range(3)
+# Where a connection is: nothing on the wire is ours; a command or its reply is under way, and whatever interrupts it
+# leaves the wire out of step; the reply goes on with rows or results that nobody has read; or a command is being
+# prepared, of which not a byte was sent.
+LANDED, IN_FLIGHT, RESULT_OPEN, PREPARING = range(4)
 
 _BINARY_CHARSET = 63
 _NULL, _OK, _EOF, _LOCAL_INFILE = 0xFB, 0x00, 0xFE, 0xFB
@@ -54,24 +56,28 @@ _MAX_FIELD_SIZE = 512
 class Tracked(DriverConnection):
     """A connection that reads its replies with `Result` and keeps the marks that they leave."""
 
-    __slots__ = ("_flight", "_has_tracking", "_marks", "_statement")
+    __slots__ = ("_flight", "_has_tracking", "_marks", "_open", "_statement")
 
     _flight: int
     _has_tracking: bool  # CLIENT_SESSION_TRACK and CLIENT_DEPRECATE_EOF were agreed on
     _marks: int  # of the lease
+    _open: "Result | None"  # the result that goes on, while `_flight` is RESULT_OPEN
     _statement: int  # marks of the last statement's text
 
-    def end_turn(self) -> None:
-        """A reply was read to its end, or failed; see sharing.Shared."""
+    def land(self) -> None:
+        """Note that the reply was read to its end."""
+        self._flight = LANDED
+        self._open = None
 
-    def adopt_turn(self) -> None:
-        """A thread goes on reading an open result; see sharing.Shared."""
+    def take_turn(self, work: Callable[..., Any], *args: Any) -> Any:
+        """Call `work(*args)` while the wire is ours; see sharing.Shared."""
+        return work(*args)
 
-    def fail_turn(self, error: BaseException) -> None:
-        """Reading failed; see sharing.Shared."""
+    def ring(self) -> None:
+        """Wake who waits for the open result; see sharing.Shared."""
 
-    def abandon_turn(self) -> None:
-        """The open result is not wanted any more; see sharing.Shared."""
+    def go_on_with(self, result: "Result") -> None:
+        """See to it that more of an open result can be read; see statements.Speaker."""
 
     def note(self, ok: Ok) -> None:
         """Keep what an OK packet tells of the session."""
@@ -112,7 +118,7 @@ class Tracked(DriverConnection):
             and (1000 <= code < 2000 or code >= 3000)
             and not getattr(error, "more_follows", False)
         ):
-            self._flight = LANDED
+            self.land()
         self._marks |= TOUCHED | WROTE
 
     def read_reply(self, unbuffered: bool = False) -> "Result":
@@ -120,13 +126,18 @@ class Tracked(DriverConnection):
         result = Result(self)
         try:
             if unbuffered:
+                result.is_unbuffered = True
                 result.init_unbuffered_query()
             else:
                 result.read()
         except err.MySQLError as error:
             self.note_error(error)
             raise
-        self._flight = RESULT_OPEN if result.unbuffered_active or result.has_next else LANDED
+        if result.unbuffered_active or result.follows:
+            self._open = result
+            self._flight = RESULT_OPEN
+        else:
+            self.land()
         self._marks |= self._statement & SELECTED
         return result
 
@@ -162,9 +173,11 @@ class Tracked(DriverConnection):
 class Result(DriverResult):
     """The reply to one command; see the module."""
 
-    def __init__(self, connection: Tracked) -> None:
-        super().__init__(connection)
-        self.abandoned = False  # nobody wants the rows that are still unread
+    is_unbuffered = False
+    abandoned = False  # nobody wants what is still unread
+    cut_off = False  # the connection was closed before the rest was read
+    follows = False  # another result comes behind this one on the wire
+    following: "Result | err.MySQLError | None" = None  # what came behind it, once it was read for another thread
 
     def __del__(self) -> None:
         """Nothing: PyMySQL reads the rest off the network here, wherever collection happens to run."""
@@ -189,7 +202,7 @@ class Result(DriverResult):
                     self._read_result_set(packets, data)
             finally:
                 packets.settle()
-            if packets.end and not self.has_next:  # bytes that belong to no reply
+            if packets.end and not self.follows:  # bytes that belong to no reply
                 connection._marks |= RETIRE
         finally:
             self.connection = None
@@ -200,13 +213,9 @@ class Result(DriverResult):
         packet = connection._read_packet()
         data = packet.get_all_data()
         if data[0] == _OK and len(data) >= 7:
-            self.connection = None
             self._take_ok(Ok(data, connection._has_tracking), connection)
         elif data[0] == _LOCAL_INFILE:
-            try:
-                self._read_load_local_packet(packet)
-            finally:
-                self.connection = None
+            self._read_load_local_packet(packet)
         else:
             packets = Packets(connection)
             try:
@@ -215,6 +224,8 @@ class Result(DriverResult):
                 packets.settle()
             self.affected_rows = _UNBUFFERED_ROWS
             self.unbuffered_active = True
+        if not self.unbuffered_active and not self.follows:
+            self.connection = None
 
     def _take_ok(self, ok: Ok, connection: Tracked) -> None:
         self.affected_rows = ok.affected_rows
@@ -222,8 +233,14 @@ class Result(DriverResult):
         self.server_status = ok.status
         self.warning_count = ok.warning_count
         self.message = ok.message
-        self.has_next = ok.status & STATUS_MORE_RESULTS
+        self._note_more(ok)
         connection.note(ok)
+
+    def _note_more(self, ok: Ok) -> None:
+        more = ok.status & STATUS_MORE_RESULTS
+        self.follows = bool(more)
+        if not self.abandoned:
+            self.has_next = more
 
     def _read_load_local_packet(self, first_packet: Any) -> None:
         """Send the file as PyMySQL does, but keep the status behind it when there was no such file."""
@@ -280,7 +297,7 @@ class Result(DriverResult):
             ok = _eof(data)
         self.connection.note_end(ok)
         self.warning_count = ok.warning_count
-        self.has_next = ok.status & STATUS_MORE_RESULTS
+        self._note_more(ok)
         return True
 
     def _read_columns(self, packets: "Packets", data: bytes) -> None:
@@ -334,11 +351,22 @@ class Result(DriverResult):
     # Unbuffered results
 
     def _read_rowdata_packet_unbuffered(self) -> tuple[Any, ...] | None:
-        if not self.unbuffered_active:
-            return None
         connection = self.connection
-        if not self.abandoned:
-            connection.adopt_turn()
+        if self.unbuffered_active and connection is not None:
+            row: tuple[Any, ...] | None = connection.take_turn(self.next_row)
+            if row is not None:
+                return row
+        if self.cut_off:
+            text = "Lost connection to MySQL server during query (closed before the result was read)"
+            raise err.OperationalError(CR.CR_SERVER_LOST, text)
+        return None
+
+    def next_row(self) -> tuple[Any, ...] | None:
+        """Read one row, or the end of the rows (None); in a turn."""
+        connection = self.connection
+        if not self.unbuffered_active or connection is None:  # ended while we waited for the turn
+            return None
+        connection.go_on_with(self)
         connection._flight = IN_FLIGHT
         try:
             data = connection._read_packet().get_all_data()
@@ -346,19 +374,22 @@ class Result(DriverResult):
             self.unbuffered_active = False
             if isinstance(error, err.MySQLError):
                 connection.note_error(error)
-            if not self.abandoned:
-                connection.fail_turn(error)
             raise
         if data[0] == _EOF and self._is_end(data, connection._has_tracking):
             self.unbuffered_active = False
-            self.connection = None
             self.rows = None
-            connection._flight = RESULT_OPEN if self.has_next else LANDED
-            if not self.abandoned:  # else the turn is that of whoever drains it
-                connection.end_turn()
+            if self.follows:
+                connection._flight = RESULT_OPEN
+            else:
+                self.connection = None
+                connection.land()
             return None
-        row = self._row(data)
-        connection._flight = RESULT_OPEN
+        try:
+            row = self._row(data)
+        finally:
+            # Whatever a converter raises, the packet was read; what it may have done is close the connection.
+            if connection._open is self:
+                connection._flight = RESULT_OPEN
         self.affected_rows = 1
         self.rows = (row,)
         return row
@@ -367,18 +398,20 @@ class Result(DriverResult):
         """Mark the rest as unwanted.
 
         SSCursor's close() and __del__ are one and the same function, and collection may run anywhere, so nothing is
-        read here: the next command reads the rest, or the release does.
+        read here, nor by the nextset() that follows there: the next command reads the rest, or the release does.
         """
-        if self.unbuffered_active and not self.abandoned:
+        connection = self.connection
+        if connection is not None and not self.abandoned:
             self.abandoned = True
-            self.connection.abandon_turn()
+            self.has_next = 0
+            connection.ring()
 
     def drain(self) -> None:
-        """Read the rest of an unbuffered result and forget it; the turn is the caller's."""
+        """Read the rest of an unbuffered result and forget it; in a turn."""
         self.abandoned = True
         while self.unbuffered_active:
             try:
-                self._read_rowdata_packet_unbuffered()
+                self.next_row()
             except err.OperationalError as error:
                 if error.args[0] not in _STOPPED:
                     raise
@@ -395,7 +428,7 @@ class Result(DriverResult):
             if next_arrival(connection, deadline) is None:
                 return False
             try:
-                self._read_rowdata_packet_unbuffered()
+                self.next_row()
             except err.MySQLError:
                 return bool(connection._flight == LANDED)
         return not self.unbuffered_active

@@ -1,154 +1,307 @@
 """Threads that share one connection: whose turn on the wire it is, and whose result is whose (PEP 249, threadsafety 2).
 
-A command and the reading of its reply are one turn. A reply that is not read to its end (an unbuffered result, more
-results) keeps the turn: the result owns it, not the thread, so one thread may execute and another fetch.
+A turn is one call that uses the wire: a command and the reading of its reply, or the reading of more of an open result.
+An unbuffered result that is not read to its end owns the wire between turns: the result does, not its thread, so one
+thread may execute and another fetch. Results that were asked for buffered never make anybody wait: whoever needs the
+wire reads what is left of them into memory, where their cursor finds it.
 """
 
-import sys
 import threading
 import time
+from collections import deque
+from collections.abc import Callable
 from threading import get_ident
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from pymysql import err
 from pymysql.constants import CR
 
 from .exceptions import LeaseBusy
-from .replies import LANDED, RESULT_OPEN, Result, Tracked
+from .replies import IN_FLIGHT, LANDED, PREPARING, RESULT_OPEN, Result, Tracked
 from .tracking import TOUCHED
 
-_MANY_THREADS = 64
+_OUT_OF_SYNC = CR.CR_COMMANDS_OUT_OF_SYNC
+
+
+class _Thread:
+    """Stands for a thread as long as it lives; operating systems give its number to the next one."""
+
+    __slots__ = ("__weakref__", "ident")
+
+    def __init__(self) -> None:
+        self.ident = get_ident()
+
+
+class _Here(threading.local):
+    def __init__(self) -> None:
+        self.thread = _Thread()
+
+
+_here = _Here()
+
+
+class _Last:
+    """The last result of a thread whose turn is over, and the count that affected_rows() shows of it."""
+
+    __slots__ = ("affected_rows", "is_fresh", "result")
+
+    def __init__(self, result: Result | None, affected_rows: int, is_fresh: bool) -> None:
+        self.result = result
+        self.affected_rows = affected_rows
+        self.is_fresh = is_fresh  # no cursor has picked it up yet
 
 
 class Shared(Tracked):
     """A connection whose threads take turns.
 
-    Invariants: `_turn` is locked while a command or its reply is under way, and while a result is open that nobody has
-    abandoned; `_owner` is the thread that last worked in that turn, and 0 while `_turn` is free.
+    Invariants: `_turn` is held by a thread while it is inside of a call that uses the wire, and by nobody in between;
+    `_flight` is RESULT_OPEN between turns while `_open` has rows or results that are still on the wire, and IN_FLIGHT
+    between turns only after an interruption, when the wire is good for nothing.
     """
 
-    __slots__ = ("_owner", "_results", "_thread", "_turn")
+    __slots__ = ("_alarms", "_by", "_lasts", "_leftovers", "_picked_up", "_turn")
 
-    _owner: int
-    _results: (
-        dict[int, tuple[Result | None, bool]] | None
-    )  # thread → last result, and whether it is yet to be picked up
-    _thread: int  # the first thread that executed
-    _turn: threading.Lock
+    _alarms: "deque[threading.Lock]"  # one for each thread that waits for the open result
+    _by: _Thread | None  # whose statement was the last one
+    _lasts: "WeakKeyDictionary[_Thread, _Last]"  # of the other threads
+    _leftovers: "deque[Callable[[], object]]"  # what the end of the turn sets off; see when_out()
+    _picked_up: bool  # a cursor has the last statement's result
+    _turn: Any  # an RLock: it tells a thread's own turn from others', whatever interrupts the bookkeeping
 
     def start_alone(self) -> None:
         """Begin with a free wire and no thread known."""
-        self._turn = threading.Lock()
-        self._owner = 0
-        self._thread = 0
-        self._results = None
+        self._turn = threading.RLock()
+        self._alarms = deque()
+        self._leftovers = deque()
+        self.start_wire()
+
+    def start_wire(self) -> None:
+        """Begin on a new wire; the turn is the caller's."""
+        self._by = None
+        self._lasts = WeakKeyDictionary()
+        self._picked_up = True
         self._flight = LANDED
+        self._open = None
         self._statement = TOUCHED
 
     # Turns
 
-    def take_turn(self) -> None:
-        """Wait until the wire is ours: the result that owns it was read, closed or abandoned.
+    def take_turn(self, work: Callable[..., Any], *args: Any) -> Any:
+        """Call `work(*args)` while the wire is ours.
 
-        A thread whose own result is open keeps its turn. Raises LeaseBusy after `turn_timeout()` seconds, and
-        OperationalError 2014 when this very thread is in the middle of a command: a signal handler, or a converter
-        that queries.
+        Waits for other threads' calls, not for open results: see `wait_for_result()`. Raises LeaseBusy after
+        `turn_timeout()` seconds. A turn within a turn of the same thread (a signal handler's, a converter's) is begun
+        at once: `work` must look at `_flight`.
         """
-        if not self._turn.acquire(False):
-            self._wait_for_turn()
-        me = get_ident()
-        self._owner = me
-        if me != self._thread:
-            self._meet(me)
-
-    def end_turn(self) -> None:
-        """Let the next one work, if the turn is this thread's and no result keeps it."""
-        if self._flight != RESULT_OPEN and self._owner == get_ident():
-            self._owner = 0
-            self._turn.release()
-
-    def adopt_turn(self) -> None:
-        """Go on with a turn that an open result keeps, whichever thread began it."""
-        self._owner = get_ident()
-
-    def fail_turn(self, error: BaseException) -> None:
-        """End a turn by an exception; tell a connection that was closed under our hands as what it is."""
-        self.end_turn()
-        if isinstance(error, AttributeError | ValueError) and self._sock is None:
-            text = "Lost connection to MySQL server during query (closed by another thread)"
-            raise err.OperationalError(CR.CR_SERVER_LOST, text) from None
-
-    def abandon_turn(self) -> None:
-        """Let the next one work, who reads what is left of the open result. Callable from __del__."""
-        if self._owner:
-            self._owner = 0
-            self._turn.release()
+        turn = self._turn
+        before = self._flight
+        is_held = False
+        try:
+            if not turn.acquire(False):
+                self._wait_for_turn()
+            is_held = True
+            answer = work(*args)
+        except BaseException as error:
+            self._fail_turn(error, is_held, before)
+            raise
+        turn.release()
+        if self._leftovers or self._alarms:
+            self._end_turn()
+        return answer
 
     def turn_timeout(self) -> float | None:
         """How long to wait for a turn, in seconds."""
         raise NotImplementedError
 
-    def _wait_for_turn(self) -> None:
-        if self._owner == get_ident():
-            if self._flight == RESULT_OPEN:
-                return
-            raise err.OperationalError(
-                CR.CR_COMMANDS_OUT_OF_SYNC, "Commands out of sync; this thread is in the middle of another command"
-            )
+    def _wait_for_turn(self, deadline: float | None = None) -> None:
         started = time.monotonic()
+        timeout = self.turn_timeout() if deadline is None else max(0.0, deadline - started)
+        if not self._turn.acquire(timeout=-1 if timeout is None else min(timeout, threading.TIMEOUT_MAX)):
+            raise self._busy(time.monotonic() - started, "a statement")
+
+    def _busy(self, waited: float, what: str) -> LeaseBusy:
+        by = self._by
+        of = f" of thread {by.ident}" if by is not None else ""
+        return LeaseBusy(_OUT_OF_SYNC, f"the shared connection was busy for {waited:.1f} s with {what}{of}")
+
+    def _fail_turn(self, error: BaseException, is_held: bool, before: int) -> None:
+        """End a turn by an exception; tell a connection that was closed under our hands as what it is.
+
+        An exception from outside may have come between taking the turn and noting that. Only a turn within a turn,
+        of which there is one in mid-command, must then be left alone: that it is held is the outer one's doing.
+        """
+        turn = self._turn
+        if is_held:
+            if self._flight == PREPARING and before != PREPARING:
+                self._flight = LANDED  # nothing was sent
+            if turn._is_owned():
+                turn.release()
+        elif before in (LANDED, RESULT_OPEN):
+            while turn._is_owned():
+                turn.release()
+        if self._leftovers or self._alarms:
+            self._end_turn()
+        if isinstance(error, AttributeError | ValueError) and self._sock is None:
+            text = "Lost connection to MySQL server during query (closed meanwhile)"
+            raise err.OperationalError(CR.CR_SERVER_LOST, text) from None
+
+    def _end_turn(self) -> None:
+        """Do what was left to whoever ends the turn, and wake those who wait for a result that is not open any more."""
+        self._do_leftovers()
+        if self._flight != RESULT_OPEN:
+            self.ring()
+
+    def when_out(self, act: Callable[[], object]) -> None:
+        """Call `act` when no thread is inside of a call on the wire any more: now, or at the end of the turn."""
+        self._leftovers.append(act)
+        turn = self._turn
+        if turn.acquire(False):
+            turn.release()
+            self._do_leftovers()
+
+    def _do_leftovers(self) -> None:
+        while self._leftovers:
+            try:
+                act = self._leftovers.popleft()
+            except IndexError:  # another thread was faster
+                return
+            act()
+
+    # Open results
+
+    def wait_for_result(self) -> None:
+        """Make the wire free for a command, in a turn: finish the open result, or wait until nobody wants it any more.
+
+        The calling thread's own result is finished, as PyMySQL does it. Another thread's keeps its owner's rights: if
+        it is buffered, what is left is read into memory; if not, we let go of the turn until it is read, closed or
+        abandoned, for up to `turn_timeout()` seconds, and raise LeaseBusy then.
+
+        Raises OperationalError 2014 within another command of this very thread, and after an interrupted one.
+        """
         timeout = self.turn_timeout()
-        if self._turn.acquire(timeout=-1 if timeout is None else min(timeout, threading.TIMEOUT_MAX)):
+        started = time.monotonic()
+        deadline = None if timeout is None else started + timeout
+        while self._flight == RESULT_OPEN and self._sock:
+            result = self._open
+            if result is None or result.abandoned or self._by is _here.thread:
+                self.finish_results()
+                return
+            if not result.is_unbuffered:
+                self._keep_results(result, deadline, started)
+                return
+            self._sleep_outside(result, deadline, started)
+        if not self._sock:  # closed while we waited
+            raise err.InterfaceError(0, "")
+        if self._flight:
+            text = "Commands out of sync; this thread is in the middle of another command, or was interrupted in it"
+            raise err.OperationalError(_OUT_OF_SYNC, text)
+
+    def _sleep_outside(self, result: Result, deadline: float | None, started: float) -> None:
+        """Let go of the turn until a result is not open any more; the turn is ours again afterwards."""
+        alarm = threading.Lock()
+        alarm.acquire()
+        self._alarms.append(alarm)
+        if result.abandoned or not self._sock:  # after we had looked, and before the alarm was set
             return
-        what = "an unread result" if self._flight == RESULT_OPEN else "a statement"
-        waited = time.monotonic() - started
-        raise LeaseBusy(
-            CR.CR_COMMANDS_OUT_OF_SYNC,
-            f"the shared connection was busy for {waited:.1f} s with {what} of thread {self._owner}",
-        )
+        self._turn.release()
+        self._do_leftovers()
+        left = -1.0 if deadline is None else min(max(0.0, deadline - time.monotonic()), threading.TIMEOUT_MAX)
+        is_over = not alarm.acquire(timeout=left)
+        self._wait_for_turn(None if deadline is None else max(deadline, time.monotonic() + 0.01))
+        if is_over and self._flight == RESULT_OPEN and self._open is result and not result.abandoned:
+            raise self._busy(time.monotonic() - started, "an unread result")
 
-    # Results
+    def ring(self) -> None:
+        """Wake all who wait for the open result. Callable from __del__."""
+        while self._alarms:
+            try:
+                self._alarms.popleft().release()
+            except IndexError:  # another thread was faster
+                return
 
-    def _meet(self, me: int) -> None:
-        """Note that another thread has come; from the second on, each has a last result of its own."""
-        if not self._thread:
-            self._thread = me
-        elif self._results is None:
-            self._results = {self._thread: (self.__dict__["_result"], True)}
-        elif len(self._results) > _MANY_THREADS:
-            alive = sys._current_frames()
-            self._results = {thread: kept for thread, kept in self._results.items() if thread in alive}
+    def finish_results(self) -> None:
+        """Read what is left of the open result and of those behind it, and forget it; in a turn."""
+        raise NotImplementedError
+
+    def _keep_results(self, result: Result, deadline: float | None, started: float) -> None:
+        """Read the results behind another thread's into memory, for its cursor."""
+        last = result
+        while last.follows:
+            if not self.arrives(deadline):
+                raise self._busy(time.monotonic() - started, "an unread result")
+            self._flight = IN_FLIGHT
+            try:
+                following: Result | err.MySQLError = self.read_reply()
+            except err.MySQLError as error:
+                if self._flight == IN_FLIGHT:  # not the server's word, but the end of the wire
+                    raise
+                following = error
+            last.following = following
+            if not isinstance(following, Result):
+                break
+            last.follows = False
+            last = following
+        self._open = None
+        self._flight = LANDED
+
+    def arrives(self, deadline: float | None) -> bool:
+        """Wait until something can be read, or `deadline` (monotonic seconds); say which."""
+        raise NotImplementedError
+
+    def _take_kept(self, own: _Last) -> int:
+        """Go on to the next result of a thread for which others have read it."""
+        assert own.result is not None
+        following, own.result.following = own.result.following, None
+        own.result.has_next = 0
+        if not isinstance(following, Result):
+            assert following is not None
+            raise following
+        own.result, own.affected_rows, own.is_fresh = following, following.affected_rows or 0, True
+        return own.affected_rows
+
+    # The last result, of each thread
+
+    def change_thread(self) -> None:
+        """Keep the last result of the thread that had the wire before; in a turn, before a command."""
+        if self._by is not None:
+            result = self.__dict__["_result"]
+            is_fresh = result is not None and not self._picked_up
+            self._lasts[self._by] = _Last(result, self._affected_rows, is_fresh)
+        self._by = _here.thread
 
     @property
     def _result(self) -> Result | None:
         """The result that PyMySQL's cursors pick up after executing: the calling thread's.
 
-        Read before `_results` is: while that is None, no other thread has had a turn.
+        Else an open one: a thread may go on with what another has begun.
         """
         last: Result | None = self.__dict__["_result"]
-        results = self._results
-        if results is None:
+        here = _here.thread
+        if self._by is here or self._by is None:
+            self._picked_up = True
             return last
-        me = get_ident()
-        if me not in results:
-            return last
-        own, is_fresh = results[me]
-        if is_fresh:
-            results[me] = (own, False)
-            return own
-        return last if self._flight == RESULT_OPEN else own
+        own = self._lasts.get(here)
+        if own is not None and own.is_fresh:
+            own.is_fresh = False
+            return own.result
+        if self._flight == RESULT_OPEN:
+            return self._open
+        return last if own is None else own.result
 
     @_result.setter
     def _result(self, result: Result | None) -> None:
         self.__dict__["_result"] = result
-        results = self._results
-        if results is not None:
-            results[get_ident()] = (result, True)
 
-    def own_result(self) -> Any:
-        """Return the calling thread's last result, else the connection's."""
-        last = self.__dict__["_result"]
-        results = self._results
-        if results is None:
-            return last
-        own, _ = results.get(get_ident(), (last, False))
-        return own
+    def affected_rows(self) -> int:
+        """Return the rows that the calling thread's last statement affected, else the connection's last."""
+        here = _here.thread
+        own = None if self._by is here else self._lasts.get(here)
+        return self._affected_rows if own is None else own.affected_rows
+
+    def insert_id(self) -> Any:
+        """Return the insert id of the calling thread's last statement, else of the connection's last."""
+        here = _here.thread
+        own = None if self._by is here else self._lasts.get(here)
+        result = self.__dict__["_result"] if own is None else own.result
+        return result.insert_id if result else 0

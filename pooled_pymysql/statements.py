@@ -1,0 +1,328 @@
+"""The statement path: commands, and the reading of their replies.
+
+A connection is in flight from before the first byte of a command until the last packet of its results was read.
+PyMySQL's methods that speak to the server are done anew here, so that each is one turn.
+"""
+
+import struct
+import time
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import pymysql
+from pymysql import err
+from pymysql.charset import charset_by_name
+from pymysql.constants import CLIENT, COMMAND, CR
+
+from .exceptions import LeaseBusy
+from .liveness import wait_readable
+from .packets import MAX_PACKET, Ok
+from .replies import IN_FLIGHT, PREPARING, RESULT_OPEN, Result
+from .session import Session
+from .sharing import Shared, _here
+from .tracking import (
+    DATABASE,
+    EXECUTED,
+    FORGOTTEN,
+    MAY_BE_MANY,
+    READS_FOUND_ROWS,
+    READS_ROW_COUNT,
+    RETIRE,
+    SELECTED,
+    SUSPECT,
+    TOUCHED,
+    marks_of_statement,
+)
+
+_LOOK_CLOSER = MAY_BE_MANY | READS_FOUND_ROWS | READS_ROW_COUNT
+
+_IS_1_2 = pymysql.VERSION >= (1, 2)
+_ENCODING_ERRORS = () if _IS_1_2 else ("surrogateescape",)
+
+_prelude = struct.Struct("<IB").pack  # length in 24 bits, sequence number 0; the command
+_header = struct.Struct("<I").pack
+
+
+class Speaker(Shared):
+    """A connection that sends commands and reads their replies."""
+
+    __slots__ = ("_session",)
+
+    _session: Session | None  # while it is a lease
+
+    # Commands
+
+    def converse(self, command: int, sql: Any, read: Callable[[], Any]) -> Any:
+        """Send a command and read its reply, as one turn; raises what PyMySQL raises, and what take_turn() does."""
+        return self.take_turn(self._exchange, command, sql, read)
+
+    def _exchange(self, command: int, sql: Any, read: Callable[[], Any]) -> Any:
+        self._send(command, sql)
+        return read()
+
+    def _send(self, command: int, sql: Any) -> None:
+        """Send a command, after all that must come before it; in a turn."""
+        if not self._sock:
+            raise err.InterfaceError(0, "")
+        if self._flight:
+            self.wait_for_result()
+        self._flight = PREPARING
+        if self._by is not _here.thread:
+            self.change_thread()
+        self._picked_up = False
+        self.__dict__["_result"] = None
+        if type(sql) is not bytes:
+            # executemany() builds a bytearray
+            sql = sql.encode(self.encoding) if isinstance(sql, str) else bytes(sql)
+        session = self._session
+        if session is None:
+            self._put(command, sql)
+            return
+        if command == COMMAND.COM_QUERY:
+            marks = marks_of_statement(sql, self.encoding, self.server_status)
+            if marks & _LOOK_CLOSER:
+                if marks & MAY_BE_MANY and self.client_flag & CLIENT.MULTI_STATEMENTS:
+                    marks |= SUSPECT | DATABASE
+                self._forget_counts(session, marks)
+            self._statement = marks
+            self._marks |= marks & ~SELECTED | EXECUTED
+        elif command != COMMAND.COM_PING:
+            known = command == COMMAND.COM_INIT_DB
+            self._marks |= TOUCHED | DATABASE if known else TOUCHED | SUSPECT | DATABASE | RETIRE
+            self._statement = TOUCHED
+        self._put(command, sql)
+        if session.owed:
+            self._read_owed(session)
+
+    def _put(self, command: int, data: bytes) -> None:
+        """Send the packets of a command.
+
+        https://dev.mysql.com/doc/dev/mysql-server/latest/page_protocol_basic_packets.html
+        """
+        size = len(data) + 1
+        if size < MAX_PACKET:
+            self._put_bytes(_prelude(size, command) + data)
+            self._next_seq_id = 1
+            return
+        rest = memoryview(data)[MAX_PACKET - 1 :]
+        self._put_bytes(_prelude(MAX_PACKET, command) + data[: MAX_PACKET - 1])
+        sequence = 1
+        while True:
+            size = min(MAX_PACKET, len(rest))
+            self._put_bytes(_header(size | sequence << 24) + rest[:size])
+            sequence = (sequence + 1) & 0xFF
+            rest = rest[size:]
+            if size < MAX_PACKET:
+                break
+        self._next_seq_id = sequence
+
+    def _put_bytes(self, data: bytes) -> None:
+        self._prepare_to_write()
+        try:
+            send = self._sock.sendall
+            self._flight = IN_FLIGHT
+            send(data)
+        except OSError as error:
+            self._force_close()
+            raise err.OperationalError(CR.CR_SERVER_GONE_ERROR, f"MySQL server has gone away ({error!r})") from error
+
+    if _IS_1_2:
+
+        def _prepare_to_write(self) -> None:
+            if self._current_timeout != self._write_timeout:
+                self._sock.settimeout(self._write_timeout)
+                self._current_timeout = self._write_timeout
+    else:
+
+        def _prepare_to_write(self) -> None:
+            self._sock.settimeout(self._write_timeout)
+
+    def _execute_command(self, command: int, sql: Any) -> None:
+        # For code that uses PyMySQL's private parts: it reads the reply by itself, and nothing keeps others out.
+        self.take_turn(self._send, command, sql)
+
+    # Before a command
+
+    def finish_results(self) -> None:
+        """Read what is left of the last command's results, as PyMySQL does before the next command; in a turn."""
+        result = self._open
+        assert result is not None
+        if result.unbuffered_active:
+            if not result.abandoned:
+                warnings.warn("Previous unbuffered result was left incomplete", stacklevel=8)
+            result.drain()
+        while result.follows:
+            result.has_next = 0  # for the cursor that would ask for it
+            result.follows = False
+            self._flight = IN_FLIGHT
+            result = self.read_reply()
+        self.land()
+
+    def arrives(self, deadline: float | None) -> bool:
+        """Wait until something can be read, or `deadline` (monotonic seconds); say which."""
+        sock = self._sock
+        timeout = sock.gettimeout()
+        sock.settimeout(0)
+        try:
+            if self._rfile.peek(1):
+                return True
+        except OSError:  # TLS: nothing that is whole
+            pass
+        finally:
+            sock.settimeout(timeout)
+        return wait_readable(sock, None if deadline is None else max(0.0, deadline - time.monotonic()))
+
+    def _read_owed(self, session: Session) -> None:
+        """Read the replies to what was sent before this lease's first statement; see Session.owes_little.
+
+        A bad one means that the statement just sent ran in an unknown state: its own reply is never believed.
+        """
+        sequence = self._next_seq_id
+        try:
+            while session.owed:
+                self._next_seq_id = 1
+                data = self._read_packet().get_all_data()
+                if not session.owed[0].feed(1, data):
+                    raise err.InternalError("bad reply")
+                del session.owed[0]
+        except Exception as error:
+            self._force_close()
+            text = f"Lost connection to MySQL server during query (session not restored: {error})"
+            raise err.OperationalError(CR.CR_SERVER_LOST, text) from error
+        self._next_seq_id = sequence
+
+    def _forget_counts(self, session: Session, marks: int) -> None:
+        """Make FOUND_ROWS() and ROW_COUNT() what they are on a new connection, unless they are the lease's own."""
+        foreign_rows = marks & READS_FOUND_ROWS and not self._marks & (SELECTED | FORGOTTEN)
+        foreign_count = marks & READS_ROW_COUNT and not self._marks & EXECUTED
+        if not foreign_rows and not foreign_count:
+            return
+        # A new session's FOUND_ROWS() is 1 on MariaDB and 0 on MySQL. A SET makes ROW_COUNT() 0.
+        first = b"SELECT 1" if "mariadb" in self.server_version.lower() else b"SELECT 1 FROM DUAL WHERE FALSE"
+        kept = self._marks | FORGOTTEN
+        for statement in (first, b"SET @@session.autocommit = @@session.autocommit"):
+            self._put(COMMAND.COM_QUERY, statement)
+            if session.owed:
+                self._read_owed(session)
+            self.read_reply()
+        self._marks = kept
+
+    # Replies
+
+    def _receive(self, unbuffered: bool = False) -> Any:
+        """Read a reply, and return the number of its rows."""
+        self._flight = IN_FLIGHT
+        result = self.read_reply(unbuffered)
+        self.__dict__["_result"] = result
+        rows: Any = result.affected_rows
+        self._affected_rows = rows
+        return rows
+
+    def _receive_unbuffered(self) -> Any:
+        return self._receive(True)
+
+    # As PyMySQL calls it.
+    _read_query_result = _receive
+
+    def _read_ok_packet(self) -> Ok:
+        try:
+            data = self._read_packet().get_all_data()
+            if data[0] != 0 or len(data) < 7:
+                raise err.OperationalError(CR.CR_COMMANDS_OUT_OF_SYNC, "Command Out of Sync")
+        except err.MySQLError as error:
+            self.note_error(error)
+            raise
+        ok = Ok(data, self._has_tracking)
+        self.note(ok)
+        self.land()
+        return ok
+
+    def go_on_with(self, result: Result) -> None:
+        """See to it that more of an open result can be read, by the calling thread from now on; in a turn."""
+        if self._sock is None:
+            raise err.OperationalError(CR.CR_SERVER_LOST, "Lost connection to MySQL server during query (closed)")
+        if self._flight != RESULT_OPEN or self._open is not result:
+            raise err.OperationalError(
+                CR.CR_COMMANDS_OUT_OF_SYNC, "Commands out of sync; this thread is in the middle of another command"
+            )
+        if self._by is not _here.thread:
+            self.change_thread()
+
+    def next_result(self, unbuffered: bool = False) -> Any:
+        """Read the next result of the last command, returning the number of its rows."""
+        return self.take_turn(self._next_result, unbuffered)
+
+    def _next_result(self, unbuffered: bool) -> Any:
+        own = self._lasts.get(_here.thread) if self._by is not _here.thread else None
+        if own is not None and own.result is not None and own.result.following is not None:
+            return self._take_kept(own)
+        result = self._open
+        if not self._sock:
+            raise err.InterfaceError(0, "")
+        if result is None:
+            raise err.OperationalError(CR.CR_COMMANDS_OUT_OF_SYNC, "Commands out of sync; there is no further result")
+        self.go_on_with(result)
+        return self._receive(unbuffered)
+
+    # PyMySQL's methods, each of them one turn
+
+    def query(self, sql: Any, unbuffered: bool = False) -> Any:
+        """Run a statement and read its reply, as PyMySQL does, returning the number of rows."""
+        if isinstance(sql, str):
+            sql = sql.encode(self.encoding, *_ENCODING_ERRORS)
+        read = self._receive_unbuffered if unbuffered else self._receive
+        return self.take_turn(self._exchange, COMMAND.COM_QUERY, sql, read)
+
+    def begin(self) -> None:
+        """Begin a transaction."""
+        self.converse(COMMAND.COM_QUERY, b"BEGIN", self._read_ok_packet)
+
+    def commit(self) -> None:
+        """Commit the transaction (PEP 249)."""
+        self.converse(COMMAND.COM_QUERY, b"COMMIT", self._read_ok_packet)
+
+    def rollback(self) -> None:
+        """Roll the transaction back (PEP 249)."""
+        self.converse(COMMAND.COM_QUERY, b"ROLLBACK", self._read_ok_packet)
+
+    def select_db(self, db: Any) -> None:
+        """Change the current database."""
+        self.converse(COMMAND.COM_INIT_DB, db, self._read_ok_packet)
+
+    def _send_autocommit_mode(self) -> None:
+        statement = f"SET AUTOCOMMIT = {self.escape(self.autocommit_mode)}"
+        self.converse(COMMAND.COM_QUERY, statement, self._read_ok_packet)
+
+    def set_character_set(self, charset: str, collation: str | None = None) -> None:
+        """Send SET NAMES and follow it on the client's side, as PyMySQL does."""
+        encoding = charset_by_name(charset).encoding
+        statement = f"SET NAMES {charset}" + (f" COLLATE {collation}" if collation else "")
+        self.converse(COMMAND.COM_QUERY, statement, self._read_ok_packet)
+        self.charset, self.encoding, self.collation = charset, encoding, collation
+
+    def show_warnings(self) -> Any:
+        """Return the rows of SHOW WARNINGS."""
+        return self.converse(COMMAND.COM_QUERY, b"SHOW WARNINGS", self.read_reply).rows
+
+    def ping(self, reconnect: bool | None = not _IS_1_2) -> None:
+        """Ask the server for a sign of life, as PyMySQL does.
+
+        With `reconnect`, a connection that is closed or fails connects again. One that is merely busy does not:
+        raises LeaseBusy, or OperationalError 2014 within another command of this thread.
+        """
+        if reconnect and _IS_1_2:
+            text = "The 'reconnect' argument is deprecated. Create a new connection if you want to reconnect."
+            warnings.warn(text, DeprecationWarning, 2)
+        if self._sock is None:
+            if not reconnect:
+                raise err.Error("Already closed")
+            self.connect()
+            reconnect = False
+        try:
+            self.converse(COMMAND.COM_PING, b"", self._read_ok_packet)
+        except Exception as error:
+            if not reconnect or isinstance(error, LeaseBusy) or self._turn._is_owned():
+                raise
+            self.connect()
+            self.converse(COMMAND.COM_PING, b"", self._read_ok_packet)
