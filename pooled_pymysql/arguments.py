@@ -64,6 +64,11 @@ class PoolKey(NamedTuple):
         return f"<PoolKey {self.address}>"
 
     @property
+    def place(self) -> tuple[object, ...]:
+        """What names the server."""
+        return (str(self.unix_socket),) if self.unix_socket else (self.host, self.port)
+
+    @property
     def address(self) -> str:
         """`user@host:port/database`, or with the socket's path, for messages."""
         where = str(self.unix_socket) if self.unix_socket else f"{self.host}:{self.port}"
@@ -130,7 +135,7 @@ class Arguments:
             self.template["decoders"],
         )
         self.key = self._make_key(options)
-        self.leak_tracking = options.leak_tracking
+        self.leak_tracking = options.leak_tracking or options.leak_threshold is not None
 
     def conversions(self, conv: Mapping[Any, Any] | None) -> Conversions:
         """Return encoders and decoders of one lease's own, split as PyMySQL splits `conv`.

@@ -10,6 +10,7 @@ import time
 import warnings
 import weakref
 from collections.abc import Callable, Mapping
+from threading import get_ident
 from types import FrameType
 from typing import Any, NoReturn, Protocol, Self
 
@@ -259,7 +260,11 @@ def _bind(lease: Connection, session: Session, home: Home) -> None:
     lease._has_tracking = session.has_tracking
     lease._marks = 0
     lease._home = home
-    lease._origin = _caller() if lease._arguments.leak_tracking else None  # type: ignore[union-attr]
+    lease._origin = None
+    if lease._arguments.leak_tracking:  # type: ignore[union-attr]
+        lease._origin = _caller()
+        session.leased_at = time.monotonic()
+    session.holder = get_ident()
     lease._session = session
     lease._held = [session]
     session.lease = weakref.ref(lease)

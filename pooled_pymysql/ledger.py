@@ -1,4 +1,4 @@
-"""Pure bookkeeping of one pool: who holds what, who waits, what may be opened.
+"""Pure bookkeeping of one pool: who holds what, who waits, what is being opened, and when to try again.
 
 No I/O, no lock, no thread and no clock in here: the pool calls every method under its one lock, passes `now` in
 (seconds of a monotonic clock) and does outside the lock what the method returns.
@@ -10,66 +10,95 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from .exceptions import PoolClosed, PoolFull
 
+FIRST_DELAY = 0.05  # seconds before another session is opened, after the second failure in a row
+LONGEST_DELAY = 0.8  # it doubles up to this: a server that is back is noticed within a second
+
 
 class Pooled(Protocol):
     """What the ledger reads and writes of a session."""
 
-    expires_at: float  # when max_lifetime ends, seconds of the monotonic clock
-    idle_since: float
+    end_reason: str  # why it is closed when `expires_at` has come
+    expires_at: float  # seconds of the monotonic clock
+    idle_limit: float  # seconds after `asked_at` or `idle_since` at which its server might end it
+    idle_since: float  # when it was last given back
+    asked_at: float  # when it was last validated
     owed: list[Any]  # replies that nobody has read yet
+    validate_at: float  # not to be used from then on without asking the server first
 
 
 S = TypeVar("S", bound=Pooled)
 
 
+class NotWanted(Exception):
+    """A session that was opened has no place in the pool any more."""
+
+
 class WaiterState(enum.Enum):
+    NEW = enum.auto()  # not in a queue yet
     WAITING = enum.auto()  # in the ledger's queue
     GIVEN_SESSION = enum.auto()  # owns `session`, which the ledger counts as in use
-    GIVEN_ROOM = enum.auto()  # may open one session; the ledger counts it as opening
-    REFUSED = enum.auto()  # the pool was closed
+    REFUSED = enum.auto()  # gets nothing: `error` says why, or else the pool was closed
     GONE = enum.auto()  # gave up before anything was given
 
 
 class Waiter(Generic[S]):
     """One caller that waits; the pool subclasses it with something that can be waited on."""
 
-    __slots__ = ("session", "state")
+    __slots__ = ("error", "session", "state")
 
     def __init__(self) -> None:
-        self.state = WaiterState.WAITING
+        self.state = WaiterState.NEW
         self.session: S | None = None
+        self.error: Exception | None = None
 
     def _move(self, state: WaiterState) -> None:
-        if self.state is not WaiterState.WAITING:
+        expected = WaiterState.NEW if state is WaiterState.WAITING else WaiterState.WAITING
+        if self.state is not expected:
             raise RuntimeError(f"a waiter cannot go from {self.state.name} to {state.name}")
         self.state = state
+
+
+class Opening:
+    """A session that is being opened. Counted until it is told how that ended."""
+
+    __slots__ = ("is_running", "is_stale", "since")
+
+    def __init__(self, now: float) -> None:
+        self.since = now
+        self.is_running = False  # somebody has begun with it
+        self.is_stale = False  # drain() or resize() came meanwhile
 
 
 class Ledger(Generic[S]):
     """The counts and queues of one pool.
 
     Invariants, which `check()` asserts:
-    - opening + idle + owing + in_use == size <= max_size;
-    - a waiter waits only while nothing is idle or owing and nothing may be opened;
+    - opening + idle + owing + in_use == size, which is at most max_size unless that was made smaller;
+    - a waiter waits only while nothing is idle or owing;
     - a closed ledger holds nothing idle or owing and nobody waiting.
     """
 
     __slots__ = (
-        "closed", "closed_by_reason", "full", "idle", "in_use", "leases", "max_size", "max_waiting", "min_size",
-        "opened", "opening", "owing", "timeouts", "waiting", "watching",
+        "closed", "closed_by_reason", "failure", "failures", "full", "idle", "in_use", "leases", "max_size",
+        "max_waiting", "min_size", "opened", "opening_limit", "openings", "owing", "retry_at", "timeouts", "waiting",
+        "watching",
     )  # fmt: skip
 
-    def __init__(self, min_size: int, max_size: int, max_waiting: int | None) -> None:
+    def __init__(self, min_size: int, max_size: int, max_waiting: int | None, opening_limit: int) -> None:
         self.min_size = min_size
         self.max_size = max_size
         self.max_waiting = max_waiting
+        self.opening_limit = opening_limit
         self.idle: list[S] = []  # a stack: the warmest session is on top
         self.owing: deque[S] = deque()  # given back, but the server has yet to answer what restores them
         self.in_use: set[S] = set()  # strong references: a dropped lease must not take its session along
-        self.opening = 0
+        self.openings: set[Opening] = set()
         self.waiting: OrderedDict[Waiter[S], None] = OrderedDict()  # first come, first served; O(1) to leave
         # Callers who hold a session that owes and would rather have another; they came before all who wait.
         self.watching: OrderedDict[Waiter[S], None] = OrderedDict()
+        self.failure: Exception | None = None  # of the last opening, if it failed
+        self.failures = 0  # openings that failed since the last one that did not
+        self.retry_at = 0.0
         self.closed = False
         self.leases = 0
         self.opened = 0
@@ -79,7 +108,9 @@ class Ledger(Generic[S]):
 
     @property
     def size(self) -> int:
-        return self.opening + len(self.idle) + len(self.owing) + len(self.in_use)
+        return len(self.openings) + len(self.idle) + len(self.owing) + len(self.in_use)
+
+    # Taking
 
     def take(self) -> S | None:
         """Move the warmest idle session to in use, or return None when there is none."""
@@ -112,29 +143,43 @@ class Ledger(Generic[S]):
         self.leases += 1
         return session
 
-    def put_back(self, session: S, now: float, *, owing: bool) -> Waiter[S] | None:
+    def take_stale(self, now: float) -> list[S]:
+        """Move the idle sessions that must be validated to in use; a lease each unless they are put back."""
+        stale = [session for session in self.idle if now >= session.validate_at]
+        if stale:
+            self.idle[:] = [session for session in self.idle if now < session.validate_at]
+            self.in_use.update(stale)
+            self.leases += len(stale)
+        return stale
+
+    def put_back(self, session: S, *, owing: bool) -> Waiter[S] | None:
         """Put back a session that was taken to look at; the waiter returned, if any, has it now."""
+        self.in_use.remove(session)
         self.leases -= 1
-        return self.release(session, now, owing=owing)
+        return self._offer(session, owing=owing)
 
-    def reserve(self) -> bool:
-        """Count one session as opening if there is room for it; say whether there was."""
-        if self.closed:
-            raise PoolClosed
-        if self.size >= self.max_size:
-            return False
-        self.opening += 1
-        return True
+    # Waiting
 
-    def wait(self, waiter: Waiter[S]) -> None:
-        """Put a caller at the end of the queue."""
-        if self.max_waiting is not None and len(self.waiting) >= self.max_waiting:
-            self.full += 1
-            raise PoolFull
+    def wait(self, waiter: Waiter[S], now: float) -> None:
+        """Put a caller at the end of the queue; one who would wait for a server that is down is refused at once.
+
+        Those for whom there is room do not count as waiting.
+        """
+        if self.max_waiting is not None:
+            room = self.max_size - self.size + len(self.openings)
+            if len(self.waiting) - max(0, room) >= self.max_waiting:
+                self.full += 1
+                raise PoolFull
+        waiter._move(WaiterState.WAITING)
+        if self.failure is not None and now < self.retry_at and self._is_hopeless():
+            waiter.error = self.failure
+            waiter._move(WaiterState.REFUSED)
+            return
         self.waiting[waiter] = None
 
     def watch(self, waiter: Waiter[S]) -> None:
         """Let a caller who holds a session that owes have the next one that comes, before all who wait."""
+        waiter._move(WaiterState.WAITING)
         self.watching[waiter] = None
 
     def give_up(self, waiter: Waiter[S]) -> bool:
@@ -143,47 +188,104 @@ class Ledger(Generic[S]):
             return False
         if waiter in self.watching:
             del self.watching[waiter]
-        else:
+        elif waiter in self.waiting:
             del self.waiting[waiter]
             self.timeouts += 1
         waiter._move(WaiterState.GONE)
         return True
 
-    def opened_for_caller(self, session: S) -> None:
-        """Count a session that was being opened as in use by the caller who opened it."""
-        self.opening -= 1
-        self.opened += 1
-        self.in_use.add(session)
-        self.leases += 1
+    # Opening
 
-    def opened_in_background(self, session: S, now: float) -> Waiter[S] | None:
-        """Give a session that was opened on behalf of nobody to the oldest waiter, or make it idle."""
-        self.opening -= 1
-        self.opened += 1
-        if self.closed:
-            self.closed_by_reason["pool closed"] += 1
-            raise PoolClosed
-        return self._offer(session, now)
+    def begin_openings(self, now: float) -> list[Opening]:
+        """Count as many sessions as opening as callers and min_size want, as far as the limits allow."""
+        begun: list[Opening] = []
+        if self.closed or now < self.retry_at:
+            return begun
+        under_way = len(self.openings)
+        demand = max(len(self.waiting) + len(self.watching) - under_way, self.min_size - self.size)
+        limit = 1 if self.failures else self.opening_limit  # one probe, until it is known to be back
+        for _ in range(min(demand, limit - under_way, self.max_size - self.size)):
+            opening = Opening(now)
+            self.openings.add(opening)
+            begun.append(opening)
+        return begun
 
-    def open_failed(self) -> Waiter[S] | None:
-        """Give the room back; the waiter returned, if any, may open in its place."""
-        self.opening -= 1
-        return self._offer_room()
+    def end_opening(self, opening: Opening, session: S, now: float) -> Waiter[S] | None:
+        """Give a session that was opened to the oldest waiter, or make it idle.
+
+        Raises NotWanted when the pool was closed, drained or made smaller meanwhile.
+        """
+        self.openings.discard(opening)
+        self.opened += 1
+        self.failures = 0
+        self.failure = None
+        self.retry_at = 0.0
+        if self.closed or opening.is_stale or self.size >= self.max_size:
+            reason = "pool closed" if self.closed else "drained" if opening.is_stale else "resized"
+            self.closed_by_reason[reason] += 1
+            raise NotWanted
+        session.idle_since = now
+        return self._offer(session)
+
+    def fail_opening(
+        self, opening: Opening, error: Exception | None, now: float, chance: float, *, is_full: bool
+    ) -> list[Waiter[S]]:
+        """Note that an opening failed (None: was given up), and return the waiters that are refused.
+
+        `chance`, from 0 to 1, is what the delay is shortened by. `is_full`: the server said that it has too many
+        connections; who waits may still get one that is given back.
+        """
+        self.openings.discard(opening)
+        if error is None:
+            return []
+        self.failures += 1
+        self.failure = error
+        if self.failures > 1 or is_full:
+            delay = min(LONGEST_DELAY, FIRST_DELAY * 2 ** min(self.failures - 1, 10))
+            self.retry_at = now + delay * (1 - chance / 2)
+        if not self.in_use or (self.failures > 1 and not is_full):
+            return self._refuse(error, None)
+        return [] if is_full else self._refuse(error, 1)
+
+    def lost_hope(self, now: float) -> list[Waiter[S]]:
+        """Return the waiters that are refused, now that the last session is gone and no other can be opened yet."""
+        if self.failure is not None and now < self.retry_at and self._is_hopeless():
+            return self._refuse(self.failure, None)
+        return []
+
+    def _is_hopeless(self) -> bool:
+        """Say whether nothing can come: no session is out, none is being opened."""
+        return not self.in_use and not self.openings and not self.idle and not self.owing
+
+    def _refuse(self, error: Exception, most: int | None) -> list[Waiter[S]]:
+        refused = list(self.waiting)[:most]
+        for waiter in refused:
+            del self.waiting[waiter]
+            waiter.error = error
+            waiter._move(WaiterState.REFUSED)
+        return refused
+
+    def abandoned_openings(self, now: float, patience: float) -> list[Opening]:
+        """Return openings that nobody has begun with for `patience` s: an interruption came between."""
+        return [opening for opening in self.openings if not opening.is_running and now - opening.since > patience]
+
+    # Giving back
 
     def release(self, session: S, now: float, *, owing: bool = False) -> Waiter[S] | None:
         """Take a session back; the waiter returned, if any, has it now. `owing`: it may not be used at once."""
         self.in_use.remove(session)
+        session.idle_since = now
         if not owing and not self.waiting and not self.watching:  # as a rule
-            session.idle_since = now
             self.idle.append(session)
             return None
-        return self._offer(session, now, owing=owing)
+        return self._offer(session, owing=owing)
 
-    def retire(self, session: S, reason: str) -> Waiter[S] | None:
-        """Forget a session in use, which the pool closes; the waiter returned, if any, may open in its place."""
+    def retire(self, session: S, reason: str) -> None:
+        """Forget a session in use, which the pool closes."""
         self.in_use.remove(session)
         self.closed_by_reason[reason] += 1
-        return self._offer_room()
+
+    # Ends
 
     def expire(self, now: float, idle_timeout: float | None) -> list[tuple[S, str]]:
         """Remove the idle sessions whose time is over; min_size of them survive idle_timeout."""
@@ -192,9 +294,13 @@ class Ledger(Generic[S]):
         spare = self.size - self.min_size
         spare -= sum(now >= session.expires_at for session in self.idle)
         for session in self.idle:  # coldest first
+            idle = now - session.idle_since
             if now >= session.expires_at:
-                gone.append((session, "max_lifetime"))
-            elif idle_timeout is not None and spare > 0 and now - session.idle_since >= idle_timeout:
+                gone.append((session, session.end_reason))
+            elif min(idle, now - session.asked_at) >= session.idle_limit:
+                gone.append((session, "wait_timeout"))
+                spare -= 1
+            elif idle_timeout is not None and spare > 0 and idle >= idle_timeout:
                 gone.append((session, "idle_timeout"))
                 spare -= 1
             else:
@@ -204,9 +310,34 @@ class Ledger(Generic[S]):
             self.closed_by_reason.update(reason for _, reason in gone)
         return gone
 
-    def missing(self) -> int:
-        """How many sessions must be opened to reach min_size."""
-        return 0 if self.closed else max(0, self.min_size - self.size)
+    def drain(self) -> list[S]:
+        """Let no session that is open or being opened be used again; return those to close now."""
+        gone = [*self.idle, *self.owing]
+        self.idle.clear()
+        self.owing.clear()
+        self.closed_by_reason["drained"] += len(gone)
+        for session in self.in_use:
+            session.expires_at, session.end_reason = float("-inf"), "drained"
+        for opening in self.openings:
+            opening.is_stale = True
+        return gone
+
+    def resize(self, min_size: int, max_size: int) -> list[S]:
+        """Set the sizes; return the sessions to close now. What is too much and leased goes when it is given back."""
+        self.min_size, self.max_size = min_size, max_size
+        gone: list[S] = []
+        while self.size > max_size and (self.idle or self.owing):
+            gone.append(self.idle.pop(0) if self.idle else self.owing.pop())
+        self.closed_by_reason["resized"] += len(gone)
+        for session in list(self.in_use)[: max(0, self.size - max_size)]:
+            session.expires_at, session.end_reason = float("-inf"), "resized"
+        return gone
+
+    def distrust(self) -> bool:
+        """Have every idle session validated before it is used; say whether there is any."""
+        for session in self.idle:
+            session.validate_at = float("-inf")
+        return bool(self.idle)
 
     def close(self) -> tuple[list[S], list[Waiter[S]]]:
         """Refuse everything from now on; return the idle sessions to close and the waiters to wake."""
@@ -224,49 +355,30 @@ class Ledger(Generic[S]):
 
     def check(self) -> None:
         """Assert the invariants (for tests)."""
-        assert self.opening >= 0
-        assert self.size <= self.max_size
         assert len(set(self.idle)) == len(self.idle)
         assert not self.in_use.intersection([*self.idle, *self.owing])
         assert not set(self.owing).intersection(self.idle)
-        assert all(waiter.state is WaiterState.WAITING for waiter in self.watching)
+        assert all(waiter.state is WaiterState.WAITING for waiter in (*self.watching, *self.waiting))
         assert len(self.watching) <= len(self.in_use)
         if self.watching:
             assert not self.idle
         if self.waiting:
             assert not self.idle
             assert not self.owing
-            assert self.size == self.max_size
             assert not self.closed
         if self.closed:
             assert not self.idle
             assert not self.owing
-        assert all(waiter.state is WaiterState.WAITING for waiter in self.waiting)
 
-    def _offer(self, session: S, now: float, *, owing: bool = False) -> Waiter[S] | None:
+    def _offer(self, session: S, *, owing: bool = False) -> Waiter[S] | None:
         # Whoever watches holds a session that owes already, and has no use for another of that kind.
-        waiter = self._next(watching=not owing)
-        if waiter is None:
-            session.idle_since = now
+        queue = self.watching if self.watching and not owing else self.waiting
+        if not queue:
             (self.owing if owing else self.idle).append(session)
             return None
+        waiter = queue.popitem(last=False)[0]
         waiter._move(WaiterState.GIVEN_SESSION)
         waiter.session = session
         self.in_use.add(session)
         self.leases += 1
         return waiter
-
-    def _offer_room(self) -> Waiter[S] | None:
-        if self.size >= self.max_size:
-            return None
-        waiter = self._next(watching=True)
-        if waiter is None:
-            return None
-        waiter._move(WaiterState.GIVEN_ROOM)
-        self.opening += 1
-        return waiter
-
-    def _next(self, *, watching: bool) -> Waiter[S] | None:
-        """Take the first caller out of the queues."""
-        queue = self.watching if watching and self.watching else self.waiting
-        return queue.popitem(last=False)[0] if queue else None

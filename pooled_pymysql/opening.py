@@ -1,5 +1,7 @@
 """Connect, authenticate and initialise server sessions."""
 
+import contextlib
+import random
 import socket
 import time
 import traceback
@@ -124,7 +126,7 @@ class Wire(Tracked):
                     sock.bind((self.bind_address, 0))
                 sock.connect(address)
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+                _notice_dead_links(sock)
             except OSError as error:
                 sock.close()
                 last = error
@@ -145,6 +147,26 @@ class Wire(Tracked):
         return first.rows or ()
 
 
+# TCP_USER_TIMEOUT, ms, ends a link on which what we sent was not acknowledged; keepalive one on which we only read.
+_TCP_OPTIONS = {
+    "TCP_KEEPIDLE": 30,
+    "TCP_KEEPALIVE": 30,
+    "TCP_KEEPINTVL": 10,
+    "TCP_KEEPCNT": 3,
+    "TCP_USER_TIMEOUT": 60_000,
+}
+
+
+def _notice_dead_links(sock: socket.socket) -> None:
+    """Have the system end a link whose other side is silent for about a minute, where it can."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in _TCP_OPTIONS.items():
+        option = getattr(socket, name, None)
+        if option is not None:
+            with contextlib.suppress(OSError):
+                sock.setsockopt(socket.IPPROTO_TCP, option, value)
+
+
 def open_session(arguments: Arguments, tls: SharedTLS, options: PoolOptions, pid: int) -> Session:
     """Connect, authenticate and initialise; raises what PyMySQL raises.
 
@@ -157,14 +179,18 @@ def open_session(arguments: Arguments, tls: SharedTLS, options: PoolOptions, pid
     restoration = Restoration(options)
     wire.log_in(wants_tracking=options.reset == "auto")
     try:
-        _initialise(wire, restoration)
+        idle_limit = _initialise(wire, restoration)
     except BaseException:
         wire._force_close()
         raise
     wire._sock.settimeout(None)
     if _TRACKS_TIMEOUT:
         wire._current_timeout = None
-    return Session(wire, restoration, started, options.max_lifetime)
+    # Sessions that were opened together must not end together.
+    lifetime = None if options.max_lifetime is None else options.max_lifetime * (1 - random.random() / 10)  # noqa: S311
+    session = Session(wire, restoration, started, lifetime)
+    session.idle_limit = idle_limit
+    return session
 
 
 def _new_wire(arguments: Arguments, tls: SharedTLS, pid: int) -> Wire:
@@ -188,10 +214,16 @@ def _new_wire(arguments: Arguments, tls: SharedTLS, pid: int) -> Wire:
     return wire
 
 
-def _initialise(wire: Wire, restoration: Restoration) -> None:
+_QUESTIONS = "@@GLOBAL.init_connect, @@SESSION.wait_timeout"
+_NO_ROLES = (1064, 1128, 1305, 1370, 1630)  # a server, or a proxy, that does not know the function or forbids it
+_IDLE_SHARE = 0.9  # of wait_timeout may a session be idle
+
+
+def _initialise(wire: Wire, restoration: Restoration) -> float:
     """Bring a new session into the state in which connect() hands it out, and learn how to come back to it.
 
     PyMySQL's order: names, sql_mode, init_command, and autocommit last; one statement where there is no init_command.
+    Returns the seconds that the session may be idle.
     """
     names = f"SET NAMES {wire.charset}" + (f" COLLATE {wire.collation}" if wire.collation else "")
     if wire.sql_mode is not None:
@@ -212,13 +244,16 @@ def _initialise(wire: Wire, restoration: Restoration) -> None:
         _run_all(wire, statements)
     has_roles = True
     try:
-        ((role, init_connect),) = wire.run("SELECT CURRENT_ROLE(), @@GLOBAL.init_connect")
-    except err.MySQLError:
+        ((role, init_connect, wait_timeout),) = wire.run(f"SELECT CURRENT_ROLE(), {_QUESTIONS}")
+    except err.MySQLError as error:
+        if not isinstance(error.args[0], int) or error.args[0] not in _NO_ROLES:
+            raise
         has_roles, role = False, None
-        ((init_connect,),) = wire.run("SELECT @@GLOBAL.init_connect")
+        ((init_connect, wait_timeout),) = wire.run(f"SELECT {_QUESTIONS}")
     restoration.init_connect = bool(init_connect)
     role = role.encode(wire.encoding) if isinstance(role, str) else role
     restoration.learn(wire, statements, role, has_roles)
+    return _IDLE_SHARE * float(wait_timeout)
 
 
 def _statements(names: str, init_command: str | None, last: list[str]) -> list[str]:

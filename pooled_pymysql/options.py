@@ -145,6 +145,7 @@ _KINDS: dict[str, _Kind] = {
     "min_size": _Kind("an int, at least 0", _check_count, parse_integer),
     "max_size": _Kind("an int, at least 1", _check_positive, parse_integer),
     "timeout": _seconds("seconds, at least 0 (0: do not wait)"),
+    "opening_limit": _Kind("an int, at least 1", _check_positive, parse_integer),
     "max_waiting": _Kind("an int, at least 0, or None for no limit", _check_count, parse_integer, optional=True),
     "idle_timeout": _seconds("seconds, at least 0"),
     "max_lifetime": _seconds("seconds, at least 0"),
@@ -157,6 +158,7 @@ _KINDS: dict[str, _Kind] = {
     "reset": _Kind("'auto', 'always' or 'rollback'", _check_reset, str),
     "one_write": _Kind("a bool", _check_flag, parse_flag),
     "leak_tracking": _Kind("a bool", _check_flag, parse_flag),
+    "leak_threshold": _Kind("seconds, at least 0, or None for never", _check_seconds, parse_number, optional=True),
     "name": _Kind("text that is not empty, without control characters, or None", _check_name, str, optional=True),
 }
 
@@ -198,6 +200,7 @@ class PoolOptions:
     min_size: int = 0
     max_size: int = 100
     timeout: float | None = 30.0  # seconds to wait for a session; 0: do not wait
+    opening_limit: int = 4  # sessions that are opened at the same time
     max_waiting: int | None = None
     idle_timeout: float | None = 600.0
     max_lifetime: float | None = 3600.0
@@ -205,6 +208,7 @@ class PoolOptions:
     reset: Reset = "auto"
     one_write: bool = True
     leak_tracking: bool = False
+    leak_threshold: float | None = None  # seconds after which a lease that is still held is reported, once
     name: str | None = None
 
     def __new__(cls, *_args: object, **options: object) -> Self:

@@ -2,22 +2,29 @@
 
 import atexit
 import contextlib
+import logging
 import os
 import threading
 import time
 import warnings
 import weakref
 from collections.abc import Mapping
+from operator import itemgetter
 from typing import Any
 
 from . import options as pool_options
 from .arguments import Arguments, PoolKey, SharedTLS, deprecated_aliases
 from .dsn import parse_dsn
+from .exceptions import PoolClosed
 from .housekeeper import Housekeeper
 from .lease import Connection, make_deferred, make_lease
 from .pool import Pool
 
+_logger = logging.getLogger("pooled_pymysql")
+
 _MAX_RECIPES = 4096  # ways of calling connect() that are remembered; a program that passes changing values forgets all
+_MAX_POOLS = 1000
+_UNUSED_TIME = 300.0  # seconds after which a pool that holds nothing may be forgotten
 _PLAIN_KINDS = (str, bytes, type(None))
 _EXIT_TIMEOUT = 1.0  # seconds for saying goodbye at interpreter exit
 _FORK_TIMEOUT = 1.0  # seconds that a fork waits for the housekeeper
@@ -60,20 +67,49 @@ class _Registry:
     """PoolKey → pool, and call → recipe."""
 
     def __init__(self) -> None:
-        self.lock = threading.Lock()
+        self.lock = threading.RLock()  # a signal handler may connect while this very thread holds it
         self.housekeeper = Housekeeper()
         self.pools: dict[PoolKey, Pool] = {}
         self.all_pools: weakref.WeakSet[Pool] = weakref.WeakSet()  # closed ones too: they may have leases
         self.recipes: dict[Any, Recipe] = {}
+        self.has_warned = False
 
     def pool(self, arguments: Arguments, options: pool_options.PoolOptions) -> Pool:
         """Return the live pool with this key, making one if there is none."""
         with self.lock:
             pool = self.pools.get(arguments.key)
             if pool is None or pool.closed:
+                self.forget_unused()
                 pool = self.pools[arguments.key] = Pool(arguments, options, self.housekeeper)
                 self.all_pools.add(pool)
             return pool
+
+    def forget_unused(self) -> None:
+        """Make room for another pool: those that hold nothing go, and beyond _MAX_POOLS those not in use as well."""
+        long_ago = time.monotonic() - _UNUSED_TIME
+        unused = []
+        for key, pool in list(self.pools.items()):
+            last_used = pool.last_used()
+            if pool.closed or (pool.holds_nothing() and last_used is not None and last_used < long_ago):
+                self._forget(key, pool)
+            elif last_used is not None:
+                unused.append((last_used, key, pool))
+        if len(self.pools) < _MAX_POOLS:
+            return
+        if not self.has_warned:
+            self.has_warned = True
+            _logger.warning(
+                "there are %d pools: the unused ones are closed as others come; is an argument of connect() different"
+                " at each call, for example a callable password?",
+                len(self.pools),
+            )
+        unused.sort(key=itemgetter(0))
+        for _, key, pool in unused[: len(self.pools) - _MAX_POOLS + 1]:
+            self._forget(key, pool)
+
+    def _forget(self, key: PoolKey, pool: Pool) -> None:
+        if pool.closed or pool.forget():
+            self.pools.pop(key, None)
 
     def remember(self, call: Any, recipe: Recipe) -> None:
         with self.lock:
@@ -130,7 +166,14 @@ def connect(dsn: str | None = None, /, *, pool: Any = None, conv: Any = None, **
         home = recipe.current_pool()
     arguments = recipe.arguments
     conversions = arguments.conversions(conv)  # first: what can fail must not cost a session
-    return make_lease(home.acquire_session(arguments), home, recipe.find_pool, arguments, conversions)
+    try:
+        session = home.acquire_session(arguments)
+    except PoolClosed:
+        if not home.was_forgotten:
+            raise
+        home = recipe.current_pool()
+        session = home.acquire_session(arguments)
+    return make_lease(session, home, recipe.find_pool, arguments, conversions)
 
 
 def pools() -> list[Pool]:
@@ -249,7 +292,7 @@ def _after_fork_in_parent() -> None:
 
 def _after_fork_in_child() -> None:
     """Start with empty pools, new locks and no thread; the parent's sessions are dropped without a byte."""
-    _registry.lock = threading.Lock()
+    _registry.lock = threading.RLock()
     _registry.housekeeper.start_empty()
     for pool in list(_registry.all_pools):
         pool.forget_parent()
@@ -258,7 +301,7 @@ def _after_fork_in_child() -> None:
 def _at_exit() -> None:
     """Say goodbye to the servers, for a bounded time."""
     deadline = time.monotonic() + _EXIT_TIMEOUT
-    _registry.housekeeper.stop(_EXIT_TIMEOUT)
+    _registry.housekeeper.stop(_EXIT_TIMEOUT, for_good=True)
     for pool in pools():
         with contextlib.suppress(Exception):
             if time.monotonic() < deadline:

@@ -43,6 +43,13 @@ CLIENT_DEPRECATE_EOF = 1 << 24
 # prepared, of which not a byte was sent.
 LANDED, IN_FLIGHT, RESULT_OPEN, PREPARING = range(4)
 
+# What says that the server will not do for the next lease either: a Galera node without its cluster, a server that
+# shuts down or is offline, a replica, one that left its group.
+_UNFIT = (1047, 1053, 1836, 3032, 3100)
+_READ_ONLY_OPTION = 1290  # for other options too: the text tells
+
+_FAREWELLS = (1053, 1927, 4031)  # sent before the connection is closed, with sequence number 0, to whoever comes next
+
 _BINARY_CHARSET = 63
 _NULL, _OK, _EOF, _LOCAL_INFILE = 0xFB, 0x00, 0xFE, 0xFB
 _UNBUFFERED_ROWS = 18446744073709551615  # what MySQLdb shows while the number of rows is unknown
@@ -120,6 +127,8 @@ class Tracked(DriverConnection):
         ):
             self.land()
         self._marks |= TOUCHED | WROTE
+        if code in _UNFIT or (code == _READ_ONLY_OPTION and "read" in str(error.args[1:])):
+            self._marks |= RETIRE
 
     def read_reply(self, unbuffered: bool = False) -> "Result":
         """Read the reply to the command that was sent; of an unbuffered result set only its columns."""
@@ -140,6 +149,15 @@ class Tracked(DriverConnection):
             self.land()
         self._marks |= self._statement & SELECTED
         return result
+
+    def _read_packet(self, packet_type: Any = MysqlPacket) -> Any:
+        sock, reader = self._sock, self._rfile
+        try:
+            return super()._read_packet(packet_type)
+        except err.OperationalError as error:
+            if error.args[0] == CR.CR_SERVER_LOST:
+                _raise_farewell(sock, reader)
+            raise
 
     def _peek(self) -> bytes:
         """Return what the reader holds, reading once if it is empty; errors as in PyMySQL's _read_bytes()."""
@@ -459,6 +477,20 @@ def next_arrival(connection: Tracked, deadline: float) -> int | None:
 
 
 _STOPPED = (1969, 3024)  # the query was stopped by a time limit: MariaDB's, MySQL's
+
+
+def _raise_farewell(sock: Any, reader: Any) -> None:
+    """Raise what the server said before it closed the connection, which PyMySQL shows as a lost one; or return.
+
+    PyMySQL has read the packet's header and found a sequence number that it did not expect.
+    """
+    try:
+        sock.settimeout(0)
+        data: bytes = reader.peek(1)
+    except (AttributeError, OSError, ValueError):
+        return
+    if data[:1] == b"\xff" and len(data) > 3 and TWO_SHORTS(data + b"\0", 1)[0] in _FAREWELLS:
+        err.raise_mysql_exception(data)
 
 
 def _eof(data: bytes) -> Ok:

@@ -14,6 +14,7 @@ from pymysql.constants import COMMAND
 from .liveness import readable
 from .replies import Tracked
 from .restoration import Command, NotRestorable, Reply, Restoration, packet
+from .tracking import TOUCHED
 
 try:
     from ssl import SSLWantReadError
@@ -26,6 +27,11 @@ except ImportError:  # a Python without TLS
 _parents_readers: list[Any] = []
 
 RESTORE_TIMEOUT = 10.0  # seconds that the server has to restore a session, where that is waited for at release
+VALIDATION_TIMEOUT = 2.0  # seconds for a reset that has nothing to undo
+ROLLBACK_TIMEOUT = 600.0  # seconds for one that may have a large transaction to undo
+FAREWELL_TIMEOUT = (
+    0.1  # seconds that closing waits for what is still owed, lest the server's answer meet a closed socket
+)
 
 # Attributes that a connection has from its server; a lease that connects again takes these from its new session.
 SERVER_ATTRIBUTES = (
@@ -53,10 +59,16 @@ class Session:
         "__weakref__",
         "_inbox",
         "_recipe",
+        "answer_by",
+        "asked_at",
+        "end_reason",
         "expires_at",
         "has_tracking",
+        "holder",
+        "idle_limit",
         "idle_since",
         "lease",
+        "leased_at",
         "marks",
         "missing_since",
         "opened_at",
@@ -69,6 +81,7 @@ class Session:
         "pristine",
         "restore_mask",
         "sock",
+        "validate_at",
     )
 
     def __init__(self, wire: Tracked, recipe: Restoration, started: float, max_lifetime: float | None) -> None:
@@ -81,6 +94,11 @@ class Session:
         self.opened_at = self.idle_since = now
         self.opening_took = now - started
         self.expires_at = float("inf") if max_lifetime is None else now + max_lifetime
+        self.end_reason = "max_lifetime"
+        self.asked_at = now
+        self.validate_at = self.answer_by = self.idle_limit = float("inf")
+        self.holder = 0  # the thread that leased it last
+        self.leased_at: float | None = None  # with leak_threshold, until the lease was reported
         self.pid = int(wire._connect_attrs["_pid"])
         # The lease, from when it was made until it parts from the session.
         self.lease: weakref.ref[Any] | None = None
@@ -113,11 +131,23 @@ class Session:
             commands = recipe.commands(self.marks)
             if commands:
                 self._send(commands, recipe.one_write)
+                self.answer_by = time.monotonic() + ROLLBACK_TIMEOUT
         except NotRestorable as reason:
             return str(reason)
         except OSError:
             return "lost"
         return None
+
+    def validate(self, now: float) -> str | None:
+        """Send a reset to an idle session: it fails where a ping succeeds, on a Galera node that lost its cluster.
+
+        Returns and raises as restore() does; the reply is due within VALIDATION_TIMEOUT.
+        """
+        self.marks = TOUCHED
+        self.asked_at = now
+        broken = self.restore()
+        self.answer_by = now + VALIDATION_TIMEOUT
+        return broken
 
     @property
     def owes_little(self) -> bool:
@@ -130,11 +160,11 @@ class Session:
 
     def _send(self, commands: list[Command], one_write: bool) -> None:
         if one_write:
-            self.owed = [Reply(command, self.has_tracking) for command in commands]
+            self.owed += [Reply(command, self.has_tracking) for command in commands]
             self.sock.sendall(b"".join(command.packet for command in commands))
             return
         for command in commands:
-            self.owed = [Reply(command, self.has_tracking)]
+            self.owed.append(Reply(command, self.has_tracking))
             self.sock.sendall(command.packet)
             if self.collect(time.monotonic() + RESTORE_TIMEOUT) is not Mail.READ:
                 raise NotRestorable("not restored")
@@ -195,16 +225,20 @@ class Session:
                 self.sock, socket.SHUT_RDWR
             )  # not SSLSocket's, which would take TLS away from under it
 
-    def close(self) -> None:
-        """Say goodbye and close the socket; never raises, blocks for less than a second."""
+    def close(self, patience: float = 0.0) -> None:
+        """Say goodbye and close the socket; never raises, waits for up to `patience` s for what is still owed."""
         try:
+            if self.owed and patience:
+                self.collect(time.monotonic() + patience)
             if self.sock.fileno() >= 0:
-                self.sock.settimeout(0.5)
+                self.sock.settimeout(0)  # a goodbye that does not go out at once is not worth waiting for
                 self.sock.sendall(packet(COMMAND.COM_QUIT))
         except OSError:
             pass
-        with contextlib.suppress(OSError):
+        # RuntimeError: closed from within a read of this very thread, by a signal handler or a converter.
+        with contextlib.suppress(OSError, RuntimeError):
             self.pristine["_rfile"].close()
+        with contextlib.suppress(OSError):
             self.sock.close()
 
     def abandon(self) -> None:

@@ -326,7 +326,7 @@ for _ in range(20):
         assert cursor.fetchall() == ((42,),)
     gc.collect()
     assert not any(lease.open for lease in leases)
-pool._take_back_dropped()
+pool._take_back()
 assert pool.stats().in_use == 0, pool.stats()
 pool._ledger.check()
 pooled_pymysql.close_pools()
@@ -440,7 +440,7 @@ def lose_session(kwargs: dict[str, Any]) -> None:
 
 
 def test_sweep_finds_a_session_that_nobody_holds(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pooled_pymysql.pool._MISSING_TIME", 0.5)
+    monkeypatch.setattr("pooled_pymysql.stock._MISSING_TIME", 0.5)
     kwargs = one_session(server)
     lose_session(kwargs)
     with pooled_pymysql.connect(**kwargs) as lease:

@@ -48,7 +48,7 @@ faulthandler.dump_traceback_later(25, exit=True)
 import pymysql
 from pymysql.cursors import SSCursor
 import pooled_pymysql
-pooled_pymysql.pool._MISSING_TIME = 0.5  # seconds until the sweep takes what a killed greenlet left
+pooled_pymysql.stock._MISSING_TIME = 0.5  # seconds until the sweep takes what a killed greenlet left
 KWARGS = json.loads(sys.argv[1])
 
 def connect(**options):

@@ -244,7 +244,7 @@ def grown(history: dict[str, tuple[int, int]]) -> list[str]:
 
 @pytest.fixture
 def bench(account: Server, admin: Any, database: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
-    monkeypatch.setattr("pooled_pymysql.pool._MISSING_TIME", 0.5)  # seconds until the sweep takes what was lost
+    monkeypatch.setattr("pooled_pymysql.stock._MISSING_TIME", 0.5)  # seconds until the sweep takes what was lost
     gc.collect()
     gc.freeze()  # what is there already need not be looked at thousands of times
     yield Bench(account, admin, database)
@@ -345,13 +345,13 @@ class Saboteur:
         self.chosen = 0
         self.moment = ""
         self.error: type[BaseException] = KeyboardInterrupt
-        self.thread = threading.get_ident()
+        self.thread: int | None = threading.get_ident()  # None: all, for sessions are opened on helper threads
         for name in ("sendall", "recv_into", "recv", "connect"):
             monkeypatch.setattr(socket.socket, name, self.sabotaged(getattr(socket.socket, name)), raising=False)
 
     def sabotaged(self, plain: Callable[..., Any]) -> Callable[..., Any]:
         def method(sock: socket.socket, *args: Any) -> Any:
-            if threading.get_ident() != self.thread:
+            if self.thread not in (None, threading.get_ident()):
                 return plain(sock, *args)
             self.calls += 1
             if self.calls != self.chosen:
@@ -404,7 +404,10 @@ def sabotage(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     saboteur = Saboteur(monkeypatch)
+    if work is opening_work:
+        saboteur.thread = None
     monkeypatch.setattr(sys, "unraisablehook", lambda _: None)
+    monkeypatch.setattr(threading, "excepthook", lambda _: None)
     saboteur.arm(0, moment, error)
     work(bench.kwargs)
     calls = saboteur.calls
