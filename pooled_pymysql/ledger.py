@@ -5,13 +5,18 @@ No I/O, no lock, no thread and no clock in here: the pool calls every method und
 """
 
 import enum
+from bisect import insort
 from collections import Counter, OrderedDict, deque
+from operator import attrgetter
 from typing import Any, Generic, Protocol, TypeVar
 
 from .exceptions import PoolClosed, PoolFull
 
-FIRST_DELAY = 0.05  # seconds before another session is opened, after the second failure in a row
+FIRST_DELAY = 0.05  # seconds before another session is opened, after the second failure in a row or when it is full
 LONGEST_DELAY = 0.8  # it doubles up to this: a server that is back is noticed within a second
+
+
+_PAST = float("-inf")
 
 
 class Pooled(Protocol):
@@ -27,6 +32,15 @@ class Pooled(Protocol):
 
 
 S = TypeVar("S", bound=Pooled)
+
+
+def _over_by_itself(session: Pooled, now: float) -> str | None:
+    """Return why a session must be closed, however many there are."""
+    if now >= session.expires_at:
+        return session.end_reason
+    if now - max(session.idle_since, session.asked_at) >= session.idle_limit:
+        return "wait_timeout"
+    return None
 
 
 class NotWanted(Exception):
@@ -66,14 +80,14 @@ class Opening:
     def __init__(self, now: float) -> None:
         self.since = now
         self.is_running = False  # somebody has begun with it
-        self.is_stale = False  # drain() or resize() came meanwhile
+        self.is_stale = False  # drain() came meanwhile
 
 
 class Ledger(Generic[S]):
     """The counts and queues of one pool.
 
     Invariants, which `check()` asserts:
-    - opening + idle + owing + in_use == size, which is at most max_size unless that was made smaller;
+    - a session is in one place: idle, owing or in use;
     - a waiter waits only while nothing is idle or owing;
     - a closed ledger holds nothing idle or owing and nobody waiting.
     """
@@ -156,7 +170,14 @@ class Ledger(Generic[S]):
         """Put back a session that was taken to look at; the waiter returned, if any, has it now."""
         self.in_use.remove(session)
         self.leases -= 1
-        return self._offer(session, owing=owing)
+        waiter = self._next(owing=owing)
+        if waiter is not None:
+            return self._give(waiter, session)
+        if owing:
+            self.owing.append(session)
+        else:
+            insort(self.idle, session, key=attrgetter("idle_since"))  # being looked at does not make it warmer
+        return None
 
     # Waiting
 
@@ -225,7 +246,11 @@ class Ledger(Generic[S]):
             self.closed_by_reason[reason] += 1
             raise NotWanted
         session.idle_since = now
-        return self._offer(session)
+        waiter = self._next(owing=False)
+        if waiter is not None:
+            return self._give(waiter, session)
+        self.idle.append(session)
+        return None
 
     def fail_opening(
         self, opening: Opening, error: Exception | None, now: float, chance: float, *, is_full: bool
@@ -241,7 +266,7 @@ class Ledger(Generic[S]):
         self.failures += 1
         self.failure = error
         if self.failures > 1 or is_full:
-            delay = min(LONGEST_DELAY, FIRST_DELAY * 2 ** min(self.failures - 1, 10))
+            delay = min(LONGEST_DELAY, FIRST_DELAY * 2 ** min(max(0, self.failures - 2), 10))
             self.retry_at = now + delay * (1 - chance / 2)
         if not self.in_use or (self.failures > 1 and not is_full):
             return self._refuse(error, None)
@@ -254,7 +279,7 @@ class Ledger(Generic[S]):
         return []
 
     def _is_hopeless(self) -> bool:
-        """Say whether nothing can come: no session is out, none is being opened."""
+        """Say whether nothing can come: there is no session, and none is being opened."""
         return not self.in_use and not self.openings and not self.idle and not self.owing
 
     def _refuse(self, error: Exception, most: int | None) -> list[Waiter[S]]:
@@ -278,7 +303,11 @@ class Ledger(Generic[S]):
         if not owing and not self.waiting and not self.watching:  # as a rule
             self.idle.append(session)
             return None
-        return self._offer(session, owing=owing)
+        waiter = self._next(owing=owing)
+        if waiter is not None:
+            return self._give(waiter, session)
+        (self.owing if owing else self.idle).append(session)
+        return None
 
     def retire(self, session: S, reason: str) -> None:
         """Forget a session in use, which the pool closes."""
@@ -289,18 +318,14 @@ class Ledger(Generic[S]):
 
     def expire(self, now: float, idle_timeout: float | None) -> list[tuple[S, str]]:
         """Remove the idle sessions whose time is over; min_size of them survive idle_timeout."""
+        over = {session: reason for session in self.idle if (reason := _over_by_itself(session, now))}
+        spare = self.size - self.min_size - len(over)
         keep: list[S] = []
         gone: list[tuple[S, str]] = []
-        spare = self.size - self.min_size
-        spare -= sum(now >= session.expires_at for session in self.idle)
         for session in self.idle:  # coldest first
-            idle = now - session.idle_since
-            if now >= session.expires_at:
-                gone.append((session, session.end_reason))
-            elif min(idle, now - session.asked_at) >= session.idle_limit:
-                gone.append((session, "wait_timeout"))
-                spare -= 1
-            elif idle_timeout is not None and spare > 0 and idle >= idle_timeout:
+            if session in over:
+                gone.append((session, over[session]))
+            elif idle_timeout is not None and spare > 0 and now - session.idle_since >= idle_timeout:
                 gone.append((session, "idle_timeout"))
                 spare -= 1
             else:
@@ -317,7 +342,7 @@ class Ledger(Generic[S]):
         self.owing.clear()
         self.closed_by_reason["drained"] += len(gone)
         for session in self.in_use:
-            session.expires_at, session.end_reason = float("-inf"), "drained"
+            session.expires_at, session.end_reason = _PAST, "drained"
         for opening in self.openings:
             opening.is_stale = True
         return gone
@@ -329,14 +354,15 @@ class Ledger(Generic[S]):
         while self.size > max_size and (self.idle or self.owing):
             gone.append(self.idle.pop(0) if self.idle else self.owing.pop())
         self.closed_by_reason["resized"] += len(gone)
-        for session in list(self.in_use)[: max(0, self.size - max_size)]:
-            session.expires_at, session.end_reason = float("-inf"), "resized"
+        staying = [session for session in self.in_use if session.expires_at != _PAST]
+        for session in staying[: max(0, len(staying) - max_size)]:
+            session.expires_at, session.end_reason = _PAST, "resized"
         return gone
 
     def distrust(self) -> bool:
         """Have every idle session validated before it is used; say whether there is any."""
         for session in self.idle:
-            session.validate_at = float("-inf")
+            session.validate_at = _PAST
         return bool(self.idle)
 
     def close(self) -> tuple[list[S], list[Waiter[S]]]:
@@ -370,13 +396,13 @@ class Ledger(Generic[S]):
             assert not self.idle
             assert not self.owing
 
-    def _offer(self, session: S, *, owing: bool = False) -> Waiter[S] | None:
+    def _next(self, *, owing: bool) -> Waiter[S] | None:
+        """Take the first caller out of the queues."""
         # Whoever watches holds a session that owes already, and has no use for another of that kind.
         queue = self.watching if self.watching and not owing else self.waiting
-        if not queue:
-            (self.owing if owing else self.idle).append(session)
-            return None
-        waiter = queue.popitem(last=False)[0]
+        return queue.popitem(last=False)[0] if queue else None
+
+    def _give(self, waiter: Waiter[S], session: S) -> Waiter[S]:
         waiter._move(WaiterState.GIVEN_SESSION)
         waiter.session = session
         self.in_use.add(session)

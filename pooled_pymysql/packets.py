@@ -18,6 +18,7 @@ MAX_PACKET = 0xFFFFFF
 HEADER = struct.Struct("<I").unpack_from  # length in 24 bits, sequence number in 8
 TWO_SHORTS = struct.Struct("<HH").unpack_from
 ERROR = 0xFF
+_FAREWELLS = (1053, 1927, 4031)  # sent with sequence number 0, whatever is asked next: shut down, killed, idle too long
 
 
 class Ok:
@@ -87,6 +88,8 @@ class Packets:
         header = HEADER(self.buffer, position)[0]
         stop = start + (header & MAX_PACKET)
         if stop > self.end or header >> 24 != self.sequence or stop - start == MAX_PACKET:
+            if not header >> 24 and stop <= self.end:
+                self._hear_farewell(self.buffer[start:stop])
             return self._across_buffers()
         self.position = stop
         self.sequence = (self.sequence + 1) & 0xFF
@@ -104,6 +107,13 @@ class Packets:
             self.buffer = self.buffer[self.position :]
             self.end -= self.position
             self.position = 0
+
+    def _hear_farewell(self, data: bytes) -> None:
+        """Raise what the server said before it closed the connection; PyMySQL would show a lost one."""
+        if len(data) > 3 and data[0] == ERROR and data[1] | data[2] << 8 in _FAREWELLS:
+            self.settle()
+            self.connection._force_close()
+            err.raise_mysql_exception(data)
 
     def _fill(self) -> None:
         self.settle()

@@ -208,7 +208,7 @@ class Pool(Stock):
                 self._take_back()
                 session = self._take_or_wait(arguments, timeout, started)
             mail = self._settle(session, max(session.opening_took, _WORTH_WAITING))
-            if mail is Mail.UNDER_WAY:
+            while mail is Mail.UNDER_WAY:
                 session, mail = self._watch(session, arguments, timeout, started)
             if mail is Mail.READ:
                 return session
@@ -260,6 +260,11 @@ class Pool(Stock):
     ) -> tuple[Session, Mail]:
         """Wait for what a session owes, or for another session, whichever is first."""
         waiter = Sleeper()
+        with self._lock:
+            other = self._ledger.take() if self._ledger.idle else None
+        if other is not None:
+            self._put_back(session)
+            return other, self._settle(other, 0.0)
         try:
             with self._lock:
                 if not self._ledger.closed:

@@ -48,8 +48,6 @@ LANDED, IN_FLIGHT, RESULT_OPEN, PREPARING = range(4)
 _UNFIT = (1047, 1053, 1836, 3032, 3100)
 _READ_ONLY_OPTION = 1290  # for other options too: the text tells
 
-_FAREWELLS = (1053, 1927, 4031)  # sent before the connection is closed, with sequence number 0, to whoever comes next
-
 _BINARY_CHARSET = 63
 _NULL, _OK, _EOF, _LOCAL_INFILE = 0xFB, 0x00, 0xFE, 0xFB
 _UNBUFFERED_ROWS = 18446744073709551615  # what MySQLdb shows while the number of rows is unknown
@@ -150,14 +148,13 @@ class Tracked(DriverConnection):
         self._marks |= self._statement & SELECTED
         return result
 
-    def _read_packet(self, packet_type: Any = MysqlPacket) -> Any:
-        sock, reader = self._sock, self._rfile
+    def first_packet(self) -> bytes:
+        """Read the first packet of a reply; raises what PyMySQL's _read_packet() raises."""
+        packets = Packets(self)
         try:
-            return super()._read_packet(packet_type)
-        except err.OperationalError as error:
-            if error.args[0] == CR.CR_SERVER_LOST:
-                _raise_farewell(sock, reader)
-            raise
+            return packets.next()
+        finally:
+            packets.settle()
 
     def _peek(self) -> bytes:
         """Return what the reader holds, reading once if it is empty; errors as in PyMySQL's _read_bytes()."""
@@ -228,12 +225,11 @@ class Result(DriverResult):
     def init_unbuffered_query(self) -> None:
         """Read a reply up to its first row."""
         connection = self.connection
-        packet = connection._read_packet()
-        data = packet.get_all_data()
+        data = connection.first_packet()
         if data[0] == _OK and len(data) >= 7:
             self._take_ok(Ok(data, connection._has_tracking), connection)
         elif data[0] == _LOCAL_INFILE:
-            self._read_load_local_packet(packet)
+            self._read_load_local_packet(MysqlPacket(data, connection.encoding))
         else:
             packets = Packets(connection)
             try:
@@ -477,20 +473,6 @@ def next_arrival(connection: Tracked, deadline: float) -> int | None:
 
 
 _STOPPED = (1969, 3024)  # the query was stopped by a time limit: MariaDB's, MySQL's
-
-
-def _raise_farewell(sock: Any, reader: Any) -> None:
-    """Raise what the server said before it closed the connection, which PyMySQL shows as a lost one; or return.
-
-    PyMySQL has read the packet's header and found a sequence number that it did not expect.
-    """
-    try:
-        sock.settimeout(0)
-        data: bytes = reader.peek(1)
-    except (AttributeError, OSError, ValueError):
-        return
-    if data[:1] == b"\xff" and len(data) > 3 and TWO_SHORTS(data + b"\0", 1)[0] in _FAREWELLS:
-        err.raise_mysql_exception(data)
 
 
 def _eof(data: bytes) -> Ok:

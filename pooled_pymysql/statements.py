@@ -227,7 +227,7 @@ class Speaker(Shared):
 
     def _read_ok_packet(self) -> Ok:
         try:
-            data = self._read_packet().get_all_data()
+            data = self.first_packet()
             if data[0] != 0 or len(data) < 7:
                 raise err.OperationalError(CR.CR_COMMANDS_OUT_OF_SYNC, "Command Out of Sync")
         except err.MySQLError as error:

@@ -110,23 +110,22 @@ class Stock:
             self._housekeeper.wake()
             return
         if broken is None:
+            waiter = None
             now = _monotonic()
             session.validate_at = now + self._validate_after
-            if now < session.expires_at:
-                owing = bool(session.owed and not session.owes_little)
-                try:
-                    with self._lock:
-                        closed = self._ledger.closed
-                        waiter = None if closed else self._ledger.release(session, now, owing=owing)
-                except KeyError:  # closed by the sweep meanwhile
-                    return
-                if not closed:
-                    if waiter is not None:
-                        wake(waiter)
-                    return
-                broken = "pool closed"
-            else:
-                broken = session.end_reason
+            owing = bool(session.owed and not session.owes_little)
+            try:
+                with self._lock:
+                    if now < session.expires_at and not self._ledger.closed:
+                        waiter = self._ledger.release(session, now, owing=owing)
+                    else:
+                        broken = "pool closed" if self._ledger.closed else session.end_reason
+            except KeyError:  # closed by the sweep meanwhile
+                return
+            if broken is None:
+                if waiter is not None:
+                    wake(waiter)
+                return
         self._retire(session, broken)
 
     def _retire(self, session: Session, reason: str) -> None:
@@ -209,7 +208,7 @@ class Stock:
             if not isinstance(error, Exception):
                 raise
             return
-        session.validate_at = _monotonic() + self._validate_after
+        session.validate_at = _monotonic() + (self._validate_after or _FOREVER)
         try:
             with self._lock:
                 waiter = self._ledger.end_opening(opening, session, _monotonic())
