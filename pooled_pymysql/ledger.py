@@ -198,6 +198,12 @@ class Ledger(Generic[S]):
             return
         self.waiting[waiter] = None
 
+    def requeue(self, waiter: Waiter[S]) -> None:
+        """Put a waiter back to the front if an interruption took it out of the queue and gave it nothing."""
+        if waiter.state is WaiterState.WAITING and waiter not in self.waiting:
+            self.waiting[waiter] = None
+            self.waiting.move_to_end(waiter, last=False)
+
     def watch(self, waiter: Waiter[S]) -> None:
         """Let a caller who holds a session that owes have the next one that comes, before all who wait."""
         waiter._move(WaiterState.WAITING)

@@ -20,6 +20,8 @@ _UNSET: Any = object()
 # Seconds that the replies of a session are worth waiting for before another is opened, or what opening took, if longer.
 _WORTH_WAITING = 0.01
 
+_LONGEST_SLEEP = 1.0  # seconds between looks whether a waiter was forgotten
+
 _LONGEST_WAIT = 0.02  # seconds between looks for another session, while the one at hand owes
 
 
@@ -229,9 +231,7 @@ class Pool(Stock):
                         raise self._timeout_error(0.0)
                     timeout = arguments.connect_timeout
                 self._ledger.wait(waiter, _monotonic())
-            if waiter.state is WaiterState.WAITING:
-                self._open_more(arguments)
-                waiter.sleep(None if timeout is None else max(0.0, started + timeout - _monotonic()))
+            self._sleep(waiter, arguments, None if timeout is None else started + timeout)
         except PoolClosed:
             raise self._closed_error() from None
         except PoolFull:
@@ -247,6 +247,19 @@ class Pool(Stock):
         if waiter.session is None:
             raise self._refusal(waiter)
         return waiter.session
+
+    def _sleep(self, waiter: Sleeper, arguments: Arguments, deadline: float | None) -> None:
+        """Sleep until the waiter was given something, or refused, or until `deadline` (monotonic seconds).
+
+        Looks up now and then: whoever was about to wake it may have been interrupted just then.
+        """
+        while waiter.state is WaiterState.WAITING:
+            self._open_more(arguments)
+            left = _LONGEST_SLEEP if deadline is None else deadline - _monotonic()
+            if waiter.sleep(min(max(0.0, left), _LONGEST_SLEEP)) or left <= 0:
+                return
+            with self._lock:
+                self._ledger.requeue(waiter)
 
     def _return_gift(self, waiter: Sleeper) -> None:
         """Give back what a waiter that was interrupted had just been given."""

@@ -282,12 +282,12 @@ class Shared(Tracked):
             self._picked_up = True
             return last
         own = self._lasts.get(here)
-        if own is not None and own.is_fresh:
+        if own is None:
+            return self._open if self._flight == RESULT_OPEN else last
+        if own.is_fresh or self._flight != RESULT_OPEN or (own.result is not None and own.result.following is not None):
             own.is_fresh = False
             return own.result
-        if self._flight == RESULT_OPEN:
-            return self._open
-        return last if own is None else own.result
+        return self._open
 
     @_result.setter
     def _result(self, result: Result | None) -> None:

@@ -46,9 +46,9 @@ class Sleeper(Waiter[Session]):
         self._lock = threading.Lock()
         self._lock.acquire()
 
-    def sleep(self, timeout: float | None) -> bool:
+    def sleep(self, timeout: float) -> bool:
         """Sleep until woken; False when `timeout` s passed first."""
-        return self._lock.acquire(timeout=-1 if timeout is None else min(timeout, threading.TIMEOUT_MAX))
+        return self._lock.acquire(timeout=timeout)
 
     def wake(self) -> None:
         self._lock.release()

@@ -12,13 +12,12 @@ from typing import Any
 
 import pymysql
 import pytest
+from callers import PATIENCE, Caller
 from proxy import Proxy
 from servers import Server, free_port, transport, wait_until
 
 import pooled_pymysql
 from pooled_pymysql import PoolClosed, PoolFull, PoolTimeout
-
-PATIENCE = 20.0  # seconds that a test waits for a thread
 
 
 def connect_to(server: Server, **options: Any) -> Callable[[], pooled_pymysql.Connection]:
@@ -34,31 +33,6 @@ def only_pool() -> pooled_pymysql.Pool:
 
 def wait_for_waiters(number: int) -> None:
     wait_until(lambda: only_pool().stats().waiting == number, what=f"{number} waiting callers")
-
-
-class Caller(threading.Thread):
-    """A thread that makes one call and keeps what came of it."""
-
-    def __init__(self, call: Callable[[], Any]) -> None:
-        super().__init__(daemon=True)
-        self.call = call
-        self.result: Any = None
-        self.error: BaseException | None = None
-        self.start()
-
-    def run(self) -> None:
-        try:
-            self.result = self.call()
-        except BaseException as error:
-            self.error = error
-
-    def outcome(self) -> Any:
-        """Return what the call returned, or raise what it raised."""
-        self.join(PATIENCE)
-        assert not self.is_alive(), "the caller is still waiting"
-        if self.error is not None:
-            raise self.error
-        return self.result
 
 
 def assert_whole(connect: Callable[[], pooled_pymysql.Connection]) -> None:
@@ -188,7 +162,9 @@ def test_timeout_tells_how_things_stand(server: Server) -> None:
     code, text = caught.value.args
     assert code == 1040
     form = r"pool 'shop': no connection within \d+\.\d s \(in_use=1 idle=0 opening=0 waiting=0 max_size=1\)"
-    assert re.fullmatch(form + "; this thread holds 1 of them itself: max_size=2 would do if all threads do as it does", text)
+    assert re.fullmatch(
+        form + "; this thread holds 1 of them itself: max_size=2 would do if all threads do as it does", text
+    )
     assert isinstance(caught.value, pymysql.err.OperationalError)
     assert PoolTimeout.__bases__ == (pymysql.err.OperationalError,)
     assert caught.value.__cause__ is None
