@@ -16,6 +16,10 @@ FIRST_DELAY = 0.05  # seconds before another session is opened, after the second
 LONGEST_DELAY = 0.8  # it doubles up to this: a server that is back is noticed within a second
 
 
+_TIMES_AS_LONG = 3  # as the last opening that went well may one take before it is overdue,
+_LEAST_PATIENCE, _MOST_PATIENCE = 0.05, 1.0  # but at least and at most so many seconds
+_MOST_OVERDUE = 3  # times opening_limit
+
 _PAST = float("-inf")
 
 
@@ -75,12 +79,13 @@ class Waiter(Generic[S]):
 class Opening:
     """A session that is being opened. Counted until it is told how that ended."""
 
-    __slots__ = ("is_running", "is_stale", "since")
+    __slots__ = ("due", "is_running", "is_stale", "since")
 
-    def __init__(self, now: float) -> None:
+    def __init__(self, now: float, due: float) -> None:
         self.since = now
+        self.due = due  # when it is given up: a look-up of an address cannot be interrupted
         self.is_running = False  # somebody has begun with it
-        self.is_stale = False  # drain() came meanwhile
+        self.is_stale = False  # drain() came meanwhile, or it was given up
 
 
 class Ledger(Generic[S]):
@@ -94,8 +99,8 @@ class Ledger(Generic[S]):
 
     __slots__ = (
         "closed", "closed_by_reason", "failure", "failures", "full", "idle", "in_use", "leases", "max_size",
-        "max_waiting", "min_size", "opened", "opening_limit", "openings", "owing", "retry_at", "timeouts", "waiting",
-        "watching",
+        "max_waiting", "min_size", "opened", "opening_limit", "opening_took", "openings", "owing", "retry_at",
+        "timeouts", "waiting", "watching",
     )  # fmt: skip
 
     def __init__(self, min_size: int, max_size: int, max_waiting: int | None, opening_limit: int) -> None:
@@ -113,6 +118,7 @@ class Ledger(Generic[S]):
         self.failure: Exception | None = None  # of the last opening, if it failed
         self.failures = 0  # openings that failed since the last one that did not
         self.retry_at = 0.0
+        self.opening_took = 1.0  # seconds, of the last opening that went well
         self.closed = False
         self.leases = 0
         self.opened = 0
@@ -223,19 +229,47 @@ class Ledger(Generic[S]):
 
     # Opening
 
-    def begin_openings(self, now: float) -> list[Opening]:
-        """Count as many sessions as opening as callers and min_size want, as far as the limits allow."""
+    def begin_openings(self, now: float, time_limit: float) -> list[Opening]:
+        """Count as many sessions as opening as callers and min_size want, as far as the limits allow.
+
+        `time_limit`: seconds after which an opening is to be given up. One that takes much longer than the last that
+        went well is overdue: it is not counted on, so that others are opened beside it.
+        """
         begun: list[Opening] = []
         if self.closed or now < self.retry_at:
             return begun
-        under_way = len(self.openings)
+        patience = self._patience()
+        under_way = sum(now - opening.since <= patience for opening in self.openings)
+        overdue = len(self.openings) - under_way
         demand = max(len(self.waiting) + len(self.watching) - under_way, self.min_size - self.size)
         limit = 1 if self.failures else self.opening_limit  # one probe, until it is known to be back
+        limit -= max(0, overdue - _MOST_OVERDUE * self.opening_limit)
         for _ in range(min(demand, limit - under_way, self.max_size - self.size)):
-            opening = Opening(now)
+            opening = Opening(now, now + time_limit)
             self.openings.add(opening)
             begun.append(opening)
         return begun
+
+    def _patience(self) -> float:
+        """How long an opening may take before it is overdue."""
+        return max(_LEAST_PATIENCE, min(_MOST_PATIENCE, _TIMES_AS_LONG * self.opening_took))
+
+    def late_openings(self, now: float) -> list[Opening]:
+        """Return the openings that must be given up."""
+        return [opening for opening in self.openings if now >= opening.due]
+
+    def next_look(self, now: float) -> float | None:
+        """Return the seconds until something about openings is due, or None."""
+        wanted = self.waiting or self.watching or self.size < self.min_size
+        if not wanted and not self.openings:
+            return None
+        patience = self._patience()
+        moments = [opening.due for opening in self.openings]
+        if wanted:
+            moments += [due for opening in self.openings if (due := opening.since + patience) > now]
+            if self.retry_at > now:
+                moments.append(self.retry_at)
+        return max(0.0, min(moments) - now) if moments else None
 
     def end_opening(self, opening: Opening, session: S, now: float) -> Waiter[S] | None:
         """Give a session that was opened to the oldest waiter, or make it idle.
@@ -244,6 +278,7 @@ class Ledger(Generic[S]):
         """
         self.openings.discard(opening)
         self.opened += 1
+        self.opening_took = now - opening.since
         self.failures = 0
         self.failure = None
         self.retry_at = 0.0
@@ -266,7 +301,10 @@ class Ledger(Generic[S]):
         `chance`, from 0 to 1, is what the delay is shortened by. `is_full`: the server said that it has too many
         connections; who waits may still get one that is given back.
         """
-        self.openings.discard(opening)
+        if opening not in self.openings:  # given up long ago
+            return []
+        self.openings.remove(opening)
+        opening.is_stale = True
         if error is None:
             return []
         self.failures += 1

@@ -91,7 +91,7 @@ class Wire(Tracked):
         except BaseException as error:
             self._force_close()
             if isinstance(error, OSError):
-                raise _cannot_connect(self.host, error) from error
+                raise cannot_connect(self.host, error) from error
             raise
 
     def _authenticate(self, wants_tracking: bool) -> None:
@@ -267,7 +267,7 @@ def _run_all(wire: Wire, statements: list[str]) -> None:
         wire.run(statement)
 
 
-def _cannot_connect(host: object, error: OSError) -> err.OperationalError:
+def cannot_connect(host: object, error: OSError) -> err.OperationalError:
     """Return the exception that PyMySQL's connect() raises for an OSError."""
     exception = err.OperationalError(CR.CR_CONN_HOST_ERROR, f"Can't connect to MySQL server on {host!r} ({error})")
     exception.original_exception = error  # type: ignore[attr-defined]

@@ -23,7 +23,7 @@ from .pool import Pool
 _logger = logging.getLogger("pooled_pymysql")
 
 _MAX_RECIPES = 4096  # ways of calling connect() that are remembered; a program that passes changing values forgets all
-_MAX_POOLS = 1000
+_MAX_POOLS = 256
 _UNUSED_TIME = 300.0  # seconds after which a pool that holds nothing may be forgotten
 _PLAIN_KINDS = (str, bytes, type(None))
 _EXIT_TIMEOUT = 1.0  # seconds for saying goodbye at interpreter exit

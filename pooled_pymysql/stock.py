@@ -19,7 +19,7 @@ from typing import Any
 from .arguments import Arguments, SharedTLS
 from .housekeeper import TICK, Housekeeper
 from .ledger import Ledger, NotWanted, Opening, Waiter
-from .opening import open_session
+from .opening import cannot_connect, open_session
 from .options import PoolOptions
 from .session import Mail, Session
 
@@ -179,20 +179,21 @@ class Stock:
     def _open_more(self, arguments: Arguments) -> None:
         """Begin to open as many sessions as are wanted, on helper threads; does not block where there are threads."""
         with self._lock:
-            begun = self._ledger.begin_openings(_monotonic())
+            begun = self._ledger.begin_openings(_monotonic(), arguments.connect_timeout or _FOREVER)
         for opening in begun:
             job = partial(self._open_on, arguments, opening)
             if not self._housekeeper.run(job):
                 job()
         if begun:
             self._housekeeper.watch(self)
+            self._housekeeper.wake()  # which looks whether they are overdue
 
     def _open_on(self, arguments: Arguments, opening: Opening) -> None:
         """Open a session, and then more as long as they are wanted."""
         self._open(arguments, opening)
         while True:
             with self._lock:
-                begun = self._ledger.begin_openings(_monotonic())
+                begun = self._ledger.begin_openings(_monotonic(), arguments.connect_timeout or _FOREVER)
             if not begun:
                 return
             for extra in begun[1:]:
@@ -217,6 +218,8 @@ class Stock:
             session.close()
             return
         wake(waiter)
+        if self._ledger.waiting and self._ledger.openings:
+            self._housekeeper.wake()  # now that it is known how long one takes
 
     def _note_failure(self, opening: Opening, error: BaseException) -> None:
         counted = error if isinstance(error, Exception) else None
@@ -239,6 +242,7 @@ class Stock:
         self._collect_owed()
         self._validate_idle()
         self._expire()
+        self._give_up_openings()
         self._open_more(self._arguments)
         pause = self._pause()
         if pause is None:
@@ -253,8 +257,15 @@ class Stock:
                 return None
             if not ledger.size and not ledger.min_size and not ledger.waiting:
                 return None
-            wanted = ledger.waiting or ledger.watching or ledger.size < ledger.min_size
-            return min(TICK, max(0.0, ledger.retry_at - now)) if wanted and ledger.retry_at > now else TICK
+            look = ledger.next_look(now)
+            return TICK if look is None else min(TICK, look)
+
+    def _give_up_openings(self) -> None:
+        """Fail those that `connect_timeout` has not ended: a look-up of an address cannot be interrupted."""
+        with self._lock:
+            late = self._ledger.late_openings(_monotonic())
+        for opening in late:
+            self._note_failure(opening, cannot_connect(self._arguments.key.host, TimeoutError("timed out")))
 
     def _sweep(self) -> None:
         """Take back what interruptions lost: sessions without a lease, openings that nobody has begun with."""

@@ -388,7 +388,7 @@ def test_opening_that_nobody_began_with_gives_its_room_back(server: Server, monk
     pool = only_pool()
     pool.drain()
     pool._ledger.min_size = 1
-    assert len(pool._ledger.begin_openings(time.monotonic())) == 1  # and an interruption comes here
+    assert len(pool._ledger.begin_openings(time.monotonic(), 10.0)) == 1  # and an interruption comes here
     pool._ledger.min_size = 0
     pooled_pymysql.connect(**kwargs).close()
     assert (pool.stats().opening, pool.stats().idle) == (0, 1)
