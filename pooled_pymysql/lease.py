@@ -63,7 +63,7 @@ class Connection(Speaker):
         self = _new(cls)
         self._arguments = self._find_home = self._home = self._origin = self._session = None
         self._held = []
-        self._has_tracking = False
+        self._has_tracking = self._is_unused = False
         self._marks = 0
         self.start_alone()
         return self
@@ -216,7 +216,26 @@ class Connection(Speaker):
         same = all(state[name] == template[name] for name in ("host", "port", "unix_socket", "bind_address"))
         return not same or any(_as_bytes(state[name]) != _as_bytes(template[name]) for name in ("user", "db"))
 
-    def _lease_again(self, arguments: Arguments) -> None:
+    def replace_session(self) -> Session:
+        """Lease another session: this one has died before anything was sent; in a turn."""
+        try:
+            session = self._held.pop()
+        except IndexError:  # another thread is closing it
+            raise err.InterfaceError(0, "") from None
+        self._part(session)
+        home: Any = self._home
+        home.release(session, "lost before use")
+        self.land()
+        try:
+            fresh = self._lease_again(self._arguments)  # type: ignore[arg-type]
+        except BaseException:
+            self.__dict__["_closed"] = False  # lost, but not closed: the caller's close() is the first one
+            raise
+        self._is_unused = False
+        self._flight = PREPARING
+        return fresh
+
+    def _lease_again(self, arguments: Arguments) -> Session:
         home = self._find_home()  # type: ignore[misc]
         session = home.acquire_session(arguments)
         wanted = (self.charset, self.collation, self.autocommit_mode)
@@ -232,13 +251,20 @@ class Connection(Speaker):
             self.set_character_set(*wanted[:2])
         if wanted[2] is not None and bool(wanted[2]) != self.get_autocommit():
             self.autocommit(wanted[2])
+        return session
 
 
 def make_lease(
-    session: Session, home: Home, find_home: Callable[[], Home], arguments: Arguments, conversions: Conversions
+    session: Session,
+    home: Home,
+    find_home: Callable[[], Home],
+    arguments: Arguments,
+    conversions: Conversions,
+    *,
+    kind: type[Connection] = Connection,
 ) -> Connection:
     """Hand a session's state over to a new connection object; sends nothing, and must not fail."""
-    lease: Connection = _new(Connection)
+    lease: Connection = _new(kind)
     if session.overlaid_by is not arguments.overlay:
         session.overlaid = session.pristine | arguments.overlay
         session.overlaid_by = arguments.overlay
@@ -265,6 +291,7 @@ def _bind(lease: Connection, session: Session, home: Home) -> None:
         lease._origin = _caller()
         session.leased_at = time.monotonic()
     session.holder = get_ident()
+    lease._is_unused = True
     lease._session = session
     lease._held = [session]
     session.lease = weakref.ref(lease)

@@ -20,6 +20,8 @@ _TIMES_AS_LONG = 3  # as the last opening that went well may one take before it 
 _LEAST_PATIENCE, _MOST_PATIENCE = 0.05, 1.0  # but at least and at most so many seconds
 _MOST_OVERDUE = 3  # times opening_limit
 
+_GRACE = 0.2  # seconds beyond its time limit before an opening is given up: as a rule it ends itself, and tells more
+
 _PAST = float("-inf")
 
 
@@ -79,13 +81,13 @@ class Waiter(Generic[S]):
 class Opening:
     """A session that is being opened. Counted until it is told how that ended."""
 
-    __slots__ = ("due", "is_running", "is_stale", "since")
+    __slots__ = ("due", "end_reason", "is_running", "since")
 
     def __init__(self, now: float, due: float) -> None:
         self.since = now
         self.due = due  # when it is given up: a look-up of an address cannot be interrupted
         self.is_running = False  # somebody has begun with it
-        self.is_stale = False  # drain() came meanwhile, or it was given up
+        self.end_reason = ""  # why the session is not wanted any more: drain() came, or it was given up
 
 
 class Ledger(Generic[S]):
@@ -239,13 +241,13 @@ class Ledger(Generic[S]):
         if self.closed or now < self.retry_at:
             return begun
         patience = self._patience()
-        under_way = sum(now - opening.since <= patience for opening in self.openings)
+        under_way = sum(opening.since + patience > now for opening in self.openings)
         overdue = len(self.openings) - under_way
         demand = max(len(self.waiting) + len(self.watching) - under_way, self.min_size - self.size)
         limit = 1 if self.failures else self.opening_limit  # one probe, until it is known to be back
         limit -= max(0, overdue - _MOST_OVERDUE * self.opening_limit)
         for _ in range(min(demand, limit - under_way, self.max_size - self.size)):
-            opening = Opening(now, now + time_limit)
+            opening = Opening(now, now + time_limit + _GRACE)
             self.openings.add(opening)
             begun.append(opening)
         return begun
@@ -282,9 +284,8 @@ class Ledger(Generic[S]):
         self.failures = 0
         self.failure = None
         self.retry_at = 0.0
-        if self.closed or opening.is_stale or self.size >= self.max_size:
-            reason = "pool closed" if self.closed else "drained" if opening.is_stale else "resized"
-            self.closed_by_reason[reason] += 1
+        if self.closed or opening.end_reason or self.size >= self.max_size:
+            self.closed_by_reason["pool closed" if self.closed else opening.end_reason or "resized"] += 1
             raise NotWanted
         session.idle_since = now
         waiter = self._next(owing=False)
@@ -304,7 +305,7 @@ class Ledger(Generic[S]):
         if opening not in self.openings:  # given up long ago
             return []
         self.openings.remove(opening)
-        opening.is_stale = True
+        opening.end_reason = "opened too late"
         if error is None:
             return []
         self.failures += 1
@@ -388,7 +389,7 @@ class Ledger(Generic[S]):
         for session in self.in_use:
             session.expires_at, session.end_reason = _PAST, "drained"
         for opening in self.openings:
-            opening.is_stale = True
+            opening.end_reason = "drained"
         return gone
 
     def resize(self, min_size: int, max_size: int) -> list[S]:

@@ -43,9 +43,9 @@ CLIENT_DEPRECATE_EOF = 1 << 24
 # prepared, of which not a byte was sent.
 LANDED, IN_FLIGHT, RESULT_OPEN, PREPARING = range(4)
 
-# What says that the server will not do for the next lease either: a Galera node without its cluster, a server that
-# shuts down or is offline, a replica, one that left its group.
-_UNFIT = (1047, 1053, 1836, 3032, 3100)
+# What says that the session will not do for the next lease: the server ends it, is a Galera node without its cluster,
+# shuts down or is offline, is a replica, or has left its group.
+_UNFIT = (1047, 1053, 1836, 1927, 3032, 3100, 4031)
 _READ_ONLY_OPTION = 1290  # for other options too: the text tells
 
 _BINARY_CHARSET = 63

@@ -47,8 +47,9 @@ _header = struct.Struct("<I").pack
 class Speaker(Shared):
     """A connection that sends commands and reads their replies."""
 
-    __slots__ = ("_session",)
+    __slots__ = ("_is_unused", "_session")
 
+    _is_unused: bool  # nothing was sent since it was leased
     _session: Session | None  # while it is a lease
 
     # Commands
@@ -79,6 +80,10 @@ class Speaker(Shared):
         if session is None:
             self._put(command, sql)
             return
+        if self._is_unused:
+            self._is_unused = False
+            if not session.owed and session.poll(0):
+                session = self.replace_session()
         if command == COMMAND.COM_QUERY:
             marks = marks_of_statement(sql, self.encoding, self.server_status)
             if marks & _LOOK_CLOSER:
@@ -87,13 +92,23 @@ class Speaker(Shared):
                 self._forget_counts(session, marks)
             self._statement = marks
             self._marks |= marks & ~SELECTED | EXECUTED
-        elif command != COMMAND.COM_PING:
-            known = command == COMMAND.COM_INIT_DB
-            self._marks |= TOUCHED | DATABASE if known else TOUCHED | SUSPECT | DATABASE | RETIRE
-            self._statement = TOUCHED
+        else:
+            self._note_command(command)
         self._put(command, sql)
         if session.owed:
             self._read_owed(session)
+
+    def _note_command(self, command: int) -> None:
+        """Mark what a command other than a query may do to the session."""
+        if command == COMMAND.COM_PING:
+            return
+        known = command == COMMAND.COM_INIT_DB
+        self._marks |= TOUCHED | DATABASE if known else TOUCHED | SUSPECT | DATABASE | RETIRE
+        self._statement = TOUCHED
+
+    def replace_session(self) -> Session:
+        """Lease another session: this one has died before anything was sent; in a turn."""
+        raise NotImplementedError
 
     def _put(self, command: int, data: bytes) -> None:
         """Send the packets of a command.

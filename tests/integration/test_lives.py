@@ -175,6 +175,7 @@ def test_loss_of_one_session_has_the_others_of_that_server_validated(account: Se
         pooled_pymysql.connect(**other).close()
         leases = lease_many(kwargs, 3)
         victim = leases.pop()
+        victim.query("SELECT 1")
         close_all(leases)
         with admin.cursor() as cursor:
             cursor.execute(f"KILL {victim.thread_id()}")
