@@ -5,6 +5,7 @@ helpers, one thread each while there is work, so that a stuck address lookup or 
 anybody's deadline. Pools are held weakly.
 """
 
+import contextlib
 import logging
 import os
 import queue
@@ -15,6 +16,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 TICK = 1.0  # seconds
+_START_TIME = 1.0  # seconds that a thread has to begin
 
 _logger = logging.getLogger("pooled_pymysql")
 
@@ -39,12 +41,16 @@ class Housekeeper:
         self._lock = threading.RLock()
         self._watched: dict[int, weakref.ref[Watched]] = {}
         self._thread: threading.Thread | None = None
+        self._is_running = False  # the thread has begun
+        self._start_by = (
+            0.0  # when it must have (monotonic seconds): an interruption of Thread.start() may keep it from it
+        )
         self._helpers: set[threading.Thread] = set()
-        self._postponed: list[Callable[[], object]] = []
         self._stopping = False
         self._over = False
-        # Re-entrant by contract: put() is called from __del__ too, which may interrupt any code at all.
-        self._inbox: queue.SimpleQueue[None] = queue.SimpleQueue()
+        # Jobs for helpers, and None for a tick at once. Re-entrant by contract: put() is called from __del__ too, which
+        # may interrupt any code at all.
+        self._inbox: queue.SimpleQueue[Callable[[], object] | None] = queue.SimpleQueue()
 
     def forget_parent(self) -> None:
         """Start empty in a forked child, once."""
@@ -54,14 +60,10 @@ class Housekeeper:
     def watch(self, pool: Watched) -> None:
         """Tick `pool` from now on, until its tick() answers None or it is collected."""
         with self._lock:
-            self._watched.setdefault(id(pool), weakref.ref(pool))
-            if self._thread is None and not self._stopping and not self._over:
-                thread = threading.Thread(target=self._run, name="pooled_pymysql housekeeper", daemon=True)
-                self._thread = thread
-                try:
-                    thread.start()
-                except RuntimeError:  # the interpreter ends, or there are too many threads: the next call tries again
-                    self._thread = None
+            known = self._watched.get(id(pool))
+            if known is None or known() is not pool:  # of one that was collected, whose id this one has got
+                self._watched[id(pool)] = weakref.ref(pool)
+        self._ensure_thread()
 
     def watched(self) -> list[Watched]:
         """Return the pools that are watched."""
@@ -73,21 +75,17 @@ class Housekeeper:
         self._inbox.put(None)
 
     def run(self, job: Callable[[], object]) -> bool:
-        """Run `job` on a helper thread; False when no thread can be had (at interpreter exit)."""
+        """Run `job` on a helper thread, after a fork that is under way; False when no thread can be had (at exit).
+
+        The housekeeper starts the helper: its thread is never interrupted, and Thread.start() does not stand that.
+        """
         with self._lock:
             if self._over:
                 return False
-            if self._stopping:
-                self._postponed.append(job)
-                return True
-            helper = threading.Thread(target=self._help, args=(job,), name="pooled_pymysql helper", daemon=True)
-            self._helpers.add(helper)
-            try:
-                helper.start()
-            except RuntimeError:
-                self._helpers.discard(helper)
-                return False
+            self._inbox.put(job)
+        if self._ensure_thread():
             return True
+        return not self._take_back(job)
 
     def stop(self, timeout: float, *, for_good: bool = False) -> bool:
         """End all threads, waiting for up to `timeout` s; say whether they have ended.
@@ -98,10 +96,10 @@ class Housekeeper:
         with self._lock:
             self._stopping = True
             self._over = for_good
-            threads = [*self._helpers, *([self._thread] if self._thread is not None else [])]
+            threads = [*([self._thread] if self._thread is not None else []), *self._helpers]
         self.wake()
         for thread in threads:
-            if thread is not threading.current_thread():
+            if thread is not threading.current_thread() and thread.ident is not None:
                 thread.join(max(0.0, deadline - time.monotonic()))
         return not any(thread.is_alive() for thread in threads)
 
@@ -109,12 +107,77 @@ class Housekeeper:
         """Allow threads again, and start those for which there is work."""
         with self._lock:
             self._stopping = False
-            postponed, self._postponed = self._postponed, []
-        for pool in self.watched():
-            self.watch(pool)
-        for job in postponed:
-            if not self.run(job):
-                job()
+            is_needed = bool(self._watched) or not self._inbox.empty()
+        if is_needed:
+            self._ensure_thread()
+
+    def _ensure_thread(self) -> bool:
+        """Start the housekeeper unless it is there, or threads are stopped for now; say whether work will be done."""
+        with self._lock:
+            if self._over:
+                return False
+            is_late = not self._is_running and time.monotonic() > self._start_by
+            if self._stopping or (self._thread is not None and not is_late):
+                return True
+            thread = threading.Thread(target=self._run, name="pooled_pymysql housekeeper", daemon=True)
+            self._thread = thread
+            self._is_running = False
+            self._start_by = time.monotonic() + _START_TIME
+        try:
+            thread.start()  # outside of the lock, because it waits for the thread
+        except RuntimeError:  # the interpreter ends, or there are too many threads
+            with self._lock:
+                if self._thread is thread:
+                    self._thread = None
+            return False
+        return True
+
+    def _take_back(self, job: Callable[[], object]) -> bool:
+        """Take a job out of the inbox again; False when a thread has got it meanwhile."""
+        kept = []
+        with self._lock, contextlib.suppress(queue.Empty):
+            while True:
+                kept.append(self._inbox.get_nowait())
+        for item in kept:
+            if item is not job:
+                self._inbox.put(item)
+        return any(item is job for item in kept)
+
+    def _run(self) -> None:
+        pause = TICK
+        while self._begin():
+            with contextlib.suppress(queue.Empty):
+                self._hand_out(self._inbox.get(timeout=pause))
+                while not self._stopping:
+                    self._hand_out(self._inbox.get_nowait())
+            pause = self._tick_all()
+
+    def _begin(self) -> bool:
+        """Say whether the thread goes on; it is forgotten otherwise."""
+        with self._lock:
+            if self._thread is not threading.current_thread():  # it was late, and another one was started
+                return False
+            self._is_running = True
+            if self._stopping or (not self._watched and self._inbox.empty()):
+                self._thread = None
+                self._is_running = False
+                return False
+            return True
+
+    def _hand_out(self, job: Callable[[], object] | None) -> None:
+        """Start a helper for a job, if it is one."""
+        if job is None:
+            return
+        helper = threading.Thread(target=self._help, args=(job,), name="pooled_pymysql helper", daemon=True)
+        with self._lock:
+            if self._stopping:
+                self._inbox.put(job)
+                return
+            self._helpers.add(helper)
+        try:
+            helper.start()
+        except RuntimeError:  # too many threads: better late than never
+            self._help(job)
 
     def _help(self, job: Callable[[], object]) -> None:
         try:
@@ -122,21 +185,6 @@ class Housekeeper:
         finally:
             with self._lock:
                 self._helpers.discard(threading.current_thread())
-
-    def _run(self) -> None:
-        pause = TICK
-        while True:
-            try:
-                self._inbox.get(timeout=pause)
-                while not self._inbox.empty():
-                    self._inbox.get_nowait()
-            except queue.Empty:
-                pass
-            pause = self._tick_all()
-            with self._lock:
-                if self._stopping or not self._watched:
-                    self._thread = None
-                    return
 
     def _tick_all(self) -> float:
         """Tick every pool; return the seconds until the next time."""

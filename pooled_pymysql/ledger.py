@@ -208,7 +208,13 @@ class Ledger(Generic[S]):
 
     def requeue(self, waiter: Waiter[S]) -> None:
         """Put a waiter back to the front if an interruption took it out of the queue and gave it nothing."""
-        if waiter.state is WaiterState.WAITING and waiter not in self.waiting:
+        if waiter.state is not WaiterState.WAITING or waiter in self.waiting:
+            return
+        if self.closed:
+            waiter._move(WaiterState.REFUSED)
+        elif self.idle or self.owing:
+            self._give(waiter, self.idle.pop() if self.idle else self.owing.popleft())
+        else:
             self.waiting[waiter] = None
             self.waiting.move_to_end(waiter, last=False)
 
@@ -313,7 +319,7 @@ class Ledger(Generic[S]):
         if self.failures > 1 or is_full:
             delay = min(LONGEST_DELAY, FIRST_DELAY * 2 ** min(max(0, self.failures - 2), 10))
             self.retry_at = now + delay * (1 - chance / 2)
-        if not self.in_use or (self.failures > 1 and not is_full):
+        if not (self.in_use or self.openings) or (self.failures > 1 and not is_full):
             return self._refuse(error, None)
         return [] if is_full else self._refuse(error, 1)
 

@@ -273,21 +273,24 @@ class Pool(Stock):
     ) -> tuple[Session, Mail]:
         """Wait for what a session owes, or for another session, whichever is first."""
         waiter = Sleeper()
-        with self._lock:
-            other = self._ledger.take() if self._ledger.idle else None
-        if other is not None:
-            self._put_back(session)
-            return other, self._settle(other, 0.0)
+        other = None
+        mail = Mail.UNDER_WAY
         try:
             with self._lock:
-                if not self._ledger.closed:
+                if self._ledger.idle:
+                    other = self._ledger.take()
+                elif not self._ledger.closed:
                     self._ledger.watch(waiter)
-            self._open_more(arguments)
-            mail = self._wait_for_mail(session, waiter, timeout, started)
+            if other is None:
+                self._open_more(arguments)
+                mail = self._wait_for_mail(session, waiter, timeout, started)
         except BaseException:
             self._return_gift(waiter)
             self._put_back(session)
             raise
+        if other is not None:
+            self._put_back(session)
+            return other, self._settle(other, 0.0)
         with self._lock:
             self._ledger.give_up(waiter)
         if waiter.session is not None:

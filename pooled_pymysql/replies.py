@@ -398,6 +398,9 @@ class Result(DriverResult):
                 self.connection = None
                 connection.land()
             return None
+        if self.abandoned:
+            connection._flight = RESULT_OPEN
+            return ()
         try:
             row = self._row(data)
         finally:

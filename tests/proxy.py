@@ -16,7 +16,7 @@ import struct
 import threading
 import time
 from collections.abc import Iterator
-from typing import Self
+from typing import Any, Self
 
 HOST = "127.0.0.1"
 CHUNK = 64 * 1024
@@ -68,6 +68,7 @@ class Link:
     """One client's connection through the proxy."""
 
     client: socket.socket
+    client_port: int
     server: socket.socket
     commands: list[tuple[int, bytes]] = dataclasses.field(default_factory=list)
     server_packets: int = 0
@@ -214,6 +215,12 @@ class Proxy:
         with self._state:
             return [payload.decode(errors="replace") for code, payload in self.commands if code == COM_QUERY]
 
+    def link_of(self, connection: Any) -> Link:
+        """Return the link of one of PyMySQL's connections."""
+        port = connection._sock.getsockname()[1]
+        with self._state:
+            return next(link for link in reversed(self.links) if link.client_port == port)
+
     def close(self) -> None:
         """Cut everything and end all threads."""
         with self._state:
@@ -251,9 +258,10 @@ class Proxy:
                 self._wake_reader.recv(64)
             elif listener:
                 with contextlib.suppress(OSError):
-                    self._connect(listener.accept()[0])
+                    client, (_, port) = listener.accept()
+                    self._connect(client, port)
 
-    def _connect(self, client: socket.socket) -> None:
+    def _connect(self, client: socket.socket, port: int) -> None:
         client.setblocking(True)
         try:
             server = socket.create_connection(self.target, 5.0)
@@ -263,7 +271,7 @@ class Proxy:
         server.settimeout(None)
         for side in (client, server):
             side.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        link = Link(client, server)
+        link = Link(client, port, server)
         with self._state:
             self.links.append(link)
             self.connections += 1
@@ -293,8 +301,13 @@ class Proxy:
         try:
             self._write(link, sink, chunks)
         except OSError:
-            # The far side is gone for good: so is the link.
-            link.break_off(reset=False)
+            # The far side is gone for good. So is the link, but what a client said before it went is still delivered:
+            # a client that says goodbye and closes with replies unread goes by RST.
+            if sink is link.server:
+                link.break_off(reset=False)
+            else:
+                with contextlib.suppress(OSError):
+                    source.shutdown(socket.SHUT_RD)
         reader.join()
 
     def _read(self, link: Link, source: socket.socket, chunks: Chunks) -> None:

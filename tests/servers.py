@@ -159,8 +159,12 @@ def prepared_server(port: int, unix_socket: str) -> Server:
             unix_socket=unix_socket,
         )
         create_account(root, USER, PASSWORD)
+        cursor.execute("SELECT @@datadir")
+        data = cursor.fetchall()
     # MySQL remembers an account's first login, after which it needs no TLS.
-    server.connect().close()
+    with server.connect() as connection, connection.cursor() as cursor:
+        cursor.execute("SELECT @@datadir")
+        assert cursor.fetchall() == data, f"another server than ours answers on port {port}"
     return server
 
 
@@ -206,7 +210,7 @@ class Programs:
         account = ["--user=root"] if os.geteuid() == 0 else []
         server = [program("mariadbd", "mysqld"), "--no-defaults", *account]
         admin = [program("mariadb-admin", "mysqladmin"), "--no-defaults"]
-        version = subprocess.run([*server[:1], "--version"], capture_output=True, text=True, check=True)
+        version = subprocess.run([*server[:1], "--version"], capture_output=True, text=True, check=True, timeout=30.0)
         if "MariaDB" not in version.stdout:
             return cls(server, [*server, "--initialize-insecure"], admin)
         install = [program("mariadb-install-db", "mysql_install_db"), "--no-defaults", *account]
@@ -274,8 +278,20 @@ class Guard:
         self._process.stdin.flush()
 
     def close(self) -> None:
-        if os.getpid() == self._owner:
-            self._process.communicate()
+        """End the guard; what it still holds is killed. Blocks for less than ten seconds."""
+        if os.getpid() != self._owner:
+            return
+        # Told so, because a forked process may keep the pipe open.
+        with contextlib.suppress(OSError):
+            self._tell(0)
+        assert self._process.stdin
+        with contextlib.suppress(OSError):
+            self._process.stdin.close()
+        try:
+            self._process.wait(10.0)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
 
 
 @cache
@@ -284,10 +300,20 @@ def guard() -> Guard:
     return Guard()
 
 
+def reserved_port() -> socket.socket:
+    """Give a socket whose port is given to nobody else while it is open; on Linux a server may listen there."""
+    probe = socket.socket()
+    probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    probe.bind((HOST, 0))
+    return probe
+
+
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        return int(probe.getsockname()[1])
+    """Give a port where nobody listens for as long as this process lives."""
+    probe = reserved_port()
+    port = int(probe.getsockname()[1])
+    probe.detach()
+    return port
 
 
 class PrivateServer:
@@ -299,7 +325,10 @@ class PrivateServer:
     def __init__(self, folder: Path, *options: str) -> None:
         self.folder = folder
         self.options = options
-        self.port = free_port()
+        self._reserved = reserved_port()
+        self.port = int(self._reserved.getsockname()[1])
+        if sys.platform != "linux":
+            self._reserved.close()  # else the server could not have the port either
         self.unix_socket = str(folder / "s.sock")
         self.log = folder / "server.log"
         self.process: subprocess.Popen[bytes] | None = None
@@ -310,7 +339,7 @@ class PrivateServer:
         programs = Programs.find()
         command = [*programs.install, f"--datadir={self.folder / 'data'}", f"--tmpdir={self.folder}"]
         with self.log.open("ab") as log:
-            subprocess.run(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, check=True)
+            subprocess.run(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, check=True, timeout=50.0)
         try:
             self.start()
             self.server = prepared_server(self.port, self.unix_socket)
@@ -321,6 +350,7 @@ class PrivateServer:
 
     def __exit__(self, *_: object) -> None:
         self.kill()
+        self._reserved.close()
         shutil.rmtree(self.folder, ignore_errors=True)
 
     @property
@@ -395,6 +425,9 @@ class PrivateServer:
         assert self.process
         process = self.process
         process.send_signal(signal.SIGSTOP)
+        # The signal is on its way: until it has reached every thread, one of them may answer.
+        _, status = os.waitpid(process.pid, os.WUNTRACED)
+        assert os.WIFSTOPPED(status)
         try:
             yield
         finally:

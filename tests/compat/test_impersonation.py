@@ -181,7 +181,7 @@ def test_modules_of_this_package_loaded_afterwards_get_the_real_pymysql() -> Non
 
 
 # These run in processes of their own, where nothing is impersonated.
-PROGRAMS = {"__main__", "cli", "demo", "throwaway"}
+PROGRAMS = {"__main__", "cli", "demo", "throwaway", "throwaway_guard"}
 
 
 def imports_of_top_pymysql(tree: ast.AST) -> list[int]:

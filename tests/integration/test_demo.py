@@ -18,6 +18,7 @@ from pymysql.connections import Connection
 from servers import Server, wait_until
 
 from pooled_pymysql import cli
+from pooled_pymysql import demo as demo_module
 
 WAIT = 40.0  # seconds
 ROW = r"^  {} +([\d,]+) +([\d.]+) s +([\d,]+) +([\d,.]+) x$"
@@ -121,18 +122,34 @@ def test_nothing_goes_in_the_clear_when_the_dsn_asks_for_tls(account: Server, te
 
 
 @contextlib.contextmanager
-def demo_until(moment: str) -> Iterator[subprocess.Popen[str]]:
-    """Start a demo without end, in a process group of its own, and let it run until a line has come."""
-    line = [sys.executable, "-u", "-c", INTERRUPTIBLE, "demo", "--rounds", "1000000"]
+def demo(*arguments: str) -> Iterator[subprocess.Popen[str]]:
+    """Start a demo, in a process group of its own; it has ended when the block has."""
+    line = [sys.executable, "-u", "-X", "faulthandler", "-c", INTERRUPTIBLE, "demo", *arguments]
     pipe = subprocess.PIPE
     with subprocess.Popen(line, stdout=pipe, stderr=pipe, text=True, start_new_session=True) as program:
         try:
-            assert program.stdout is not None
-            while moment not in (text := program.stdout.readline()):
-                assert text, "the demo ended by itself"
             yield program
         finally:
             program.kill()
+
+
+@contextlib.contextmanager
+def demo_until(moment: str, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+    """Start a demo without end and let it run until a line has come."""
+    with demo(*arguments, "--rounds", "1000000") as program:
+        assert program.stdout is not None
+        while moment not in (text := program.stdout.readline()):
+            assert text, "the demo ended by itself"
+        yield program
+
+
+def errors_at_end(program: subprocess.Popen[str]) -> str:
+    """Wait for a program's end and return what it said on stderr; show where it is if it does not end."""
+    try:
+        return program.communicate(timeout=WAIT)[1]
+    except subprocess.TimeoutExpired:
+        program.send_signal(signal.SIGABRT)
+        raise AssertionError(f"it does not end:\n{program.communicate(timeout=5.0)[1]}") from None
 
 
 def server_pids(temporary: Path) -> list[int]:
@@ -149,7 +166,7 @@ def test_interrupt_during_the_server_start_leaves_nothing(temporary: Path) -> No
     with demo_until("Starting") as program:
         wait_until(lambda: list(temporary.iterdir()), WAIT, "the server's directory")
         program.send_signal(signal.SIGINT)
-        _, errors = program.communicate(timeout=WAIT)
+        errors = errors_at_end(program)
         assert (program.returncode, errors) == (130, "interrupted\n")
     assert not list(temporary.iterdir())
 
@@ -159,7 +176,7 @@ def test_interrupt_during_a_run_leaves_nothing(temporary: Path) -> None:
         pids = server_pids(temporary)
         assert pids
         os.killpg(program.pid, signal.SIGINT)  # as a terminal does
-        _, errors = program.communicate(timeout=WAIT)
+        errors = errors_at_end(program)
         assert (program.returncode, errors) == (130, "interrupted\n")
     assert_ended(pids)
     assert not list(temporary.iterdir())
@@ -172,21 +189,17 @@ def test_impatient_user_leaves_nothing_either(second: signal.Signals, temporary:
         assert pids
         program.send_signal(signal.SIGINT)
         program.send_signal(second)
-        program.communicate(timeout=WAIT)
+        errors_at_end(program)
     # The guard tidies up although nobody waits for it any more.
     wait_until(lambda: not list(temporary.iterdir()), WAIT, "an empty temporary directory")
     assert_ended(pids)
 
 
 def test_interrupt_closes_the_connections_to_the_server_of_a_dsn(account: Server, admin: Connection[Any]) -> None:
-    line = [sys.executable, "-u", "-c", INTERRUPTIBLE, "demo", account.dsn(), "--rounds", "1000000"]
-    with subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as program:
+    with demo_until("connections", account.dsn()) as program:
         wait_until(lambda: all_connections(admin, account.user), WAIT, "the demo's connections")
-        assert program.stdout is not None
-        while "connections" not in program.stdout.readline():
-            assert program.poll() is None
         program.send_signal(signal.SIGINT)
-        _, errors = program.communicate(timeout=WAIT)
+        errors = errors_at_end(program)
     assert (program.returncode, errors) == (130, "interrupted\n")
     wait_until(lambda: not all_connections(admin, account.user), 5.0, "the end of the demo's connections")
 
@@ -243,8 +256,7 @@ def test_misplaced_dsn_is_not_repeated(arguments: list[str], capsys: pytest.Capt
 
 
 def test_reader_that_goes_away_is_no_traceback(temporary: Path) -> None:
-    line = [sys.executable, "-u", "-m", "pooled_pymysql", "demo", "--rounds", "2"]
-    with subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as program:
+    with demo("--rounds", "2") as program:
         assert program.stdout is not None
         assert program.stderr is not None
         program.stdout.readline()
@@ -256,15 +268,13 @@ def test_reader_that_goes_away_is_no_traceback(temporary: Path) -> None:
 def test_wrong_answer_is_not_measured(
     server: Server, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from pooled_pymysql import demo
-
-    answers: Callable[..., int] = demo.visit
+    answers: Callable[..., int] = demo_module.visit
 
     def lie(module: Any, where: dict[str, Any]) -> int:
         answers(module, where)
         raise AssertionError("a wrong answer")
 
-    monkeypatch.setattr(demo, "visit", lie)
+    monkeypatch.setattr(demo_module, "visit", lie)
     with pytest.raises(AssertionError, match="a wrong answer"):
         cli.main(["demo", server.dsn(), "--threads", "2", "--rounds", "1"])
     assert "connections " in capsys.readouterr().out

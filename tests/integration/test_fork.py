@@ -28,9 +28,12 @@ WARNINGS = ("-W", "error", "-W", "ignore::ResourceWarning")
 
 # Programs run in processes of their own: the threads of the proxy and of the test runner would make every fork warn.
 PRELUDE = """
-import atexit, gc, json, logging, multiprocessing, os, queue, sys, threading, time, traceback
+import atexit, gc, json, logging, multiprocessing, os, queue, random, signal, sys, threading, time, traceback
 import pymysql
 from pymysql.cursors import SSCursor
+# Should the test run be gone that ends us all: each process ends itself, the forked ones as well.
+signal.alarm(LONGEST)
+os.register_at_fork(after_in_child=lambda: signal.alarm(LONGEST))
 HIDE_HOOKS = "hide-hooks" in sys.argv
 if HIDE_HOOKS:
     register = os.register_at_fork
@@ -136,7 +139,7 @@ class Program:
         self, folder: Path, body: str, kwargs: dict[str, Any], *flags: str, words: tuple[str, ...] = ()
     ) -> None:
         path = folder / f"program{time.monotonic_ns()}.py"
-        path.write_text(PRELUDE + body)
+        path.write_text(PRELUDE.replace("LONGEST", str(int(PATIENCE) + 30)) + body)
         root = str(Path(pooled_pymysql.__file__).parents[1])
         command = [
             sys.executable,
@@ -173,7 +176,7 @@ class Program:
         self.killer.cancel()
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.communicate()
+        self.process.communicate(timeout=10)
 
     def reach(self, word: str) -> None:
         """Wait until the program says the word."""

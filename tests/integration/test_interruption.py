@@ -452,6 +452,8 @@ def test_exceptions_set_in_threads_that_lease_and_query(bench: Bench, monkeypatc
     for _ in range(150):
         time.sleep(chance.random() * 0.005)
         thread = chance.choice(threads)
+        if not thread.is_alive():  # its number may be another one's by now
+            continue
         ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident or 0), ctypes.py_object(Torn))
     done.set()
     for thread in threads:

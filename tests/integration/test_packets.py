@@ -28,10 +28,6 @@ class HoldingProxy(Proxy):
         self.held: set[Link] = set()
         self.writes: list[tuple[str, int]] = []  # who sent a chunk, and how many commands or packets it completed
 
-    def link_of(self, connection: Any) -> Link:
-        port = connection._sock.getsockname()[1]
-        return next(link for link in list(self.links) if link.client.getpeername()[1] == port)
-
     def hold(self, connection: Any) -> None:
         with self._state:
             self.held.add(self.link_of(connection))

@@ -19,10 +19,9 @@ from servers import Server, connection_ids, unverified, wait_until
 
 @pytest.fixture
 def proxy(server: Server) -> Iterator[Proxy]:
-    threads = threading.active_count()
     with Proxy(server.host, server.port) as proxy:
         yield proxy
-    assert threading.active_count() == threads
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("proxy_")]
 
 
 def connect(proxy: Proxy, server: Server, **overrides: Any) -> Connection[Any]:
@@ -152,6 +151,20 @@ def test_delay_is_exact_and_overlaps(proxy: Proxy, server: Server, seconds: floa
         assert time.perf_counter() - started < 2 * seconds + 2.0
         proxy.delay(0)
         ask(connection)
+
+
+def test_what_a_client_said_before_it_went_away_is_delivered(proxy: Proxy, server: Server) -> None:
+    connection = connect(proxy, server)
+    proxy.clear()
+    proxy.delay(0.3)
+    for _ in range(2):  # the second reply finds the client gone, before its goodbye is through
+        connection._execute_command(COMMAND.COM_QUERY, "SELECT 1")
+        connection._result = None
+        time.sleep(0.05)
+    time.sleep(0.4)
+    connection.close()
+    wait_until(lambda: not proxy.links, what="the end of the link")
+    assert [code for code, _ in proxy.commands] == [COMMAND.COM_QUERY, COMMAND.COM_QUERY, COMMAND.COM_QUIT]
 
 
 def test_refuse_concerns_new_links_only(proxy: Proxy, server: Server) -> None:

@@ -47,8 +47,7 @@ class MeddlingProxy(Proxy):
         self.meddled = 0
 
     def hold(self, connection: Any) -> Link:
-        port = connection._sock.getsockname()[1]
-        link = next(link for link in list(self.links) if link.client.getpeername()[1] == port)
+        link = self.link_of(connection)
         with self._state:
             self.held.add(link)
         return link

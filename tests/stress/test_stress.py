@@ -167,6 +167,8 @@ class Storm:
 
     def disturb(self, chance: random.Random) -> None:
         thread = chance.choice(self.threads)
+        if not thread.is_alive():  # its number may be another one's by now
+            return
         ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident or 0), ctypes.py_object(Torn))
         self.counts["torn"] += 1
         if chance.random() < 0.01:

@@ -1,7 +1,7 @@
 """Kill what a test run leaves behind when it dies without tidying up.
 
-Started with a pipe as standard input. Each line names a process: `+PID` takes it on, `-PID` lets it go. The
-end of the pipe means that the test run is gone, however it went (a timeout's hard exit and SIGKILL included).
+Started with a pipe as standard input. Each line names a process: `+PID` takes it on, `-PID` lets it go, `+0` is the
+end. The end of the pipe means that the test run is gone, however it went (a timeout's hard exit and SIGKILL included).
 """
 
 import contextlib
@@ -17,6 +17,8 @@ def main() -> None:
     held: set[int] = set()
     for line in sys.stdin:
         number = int(line)
+        if not number:
+            break
         if number > 0:
             held.add(number)
         else:
