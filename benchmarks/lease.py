@@ -14,6 +14,7 @@ import os
 import platform
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote
@@ -288,6 +289,36 @@ def floors(work: Work, arguments: dict[str, Any]) -> Iterator[dict[str, Callable
         }
 
 
+# 3: what sharing costs who does not share
+
+
+class Unshared(Connection):
+    """A lease that takes no turns."""
+
+    __slots__ = ()
+
+    def take_turn(self, work: Callable[..., Any], *args: Any) -> Any:
+        return work(*args)
+
+
+def measure_turns(server: Server, effort: Effort) -> Row:
+    """Compare a statement on a lease with one on a lease without turns: both held, each used by one thread."""
+    arguments = {**server.arguments, "autocommit": True}
+    held = [pooled_pymysql.connect(**arguments) for _ in range(3)]
+    for lease in held[:2]:
+        lease.__class__ = Unshared
+    runs = dict(zip((FLOOR, CONTROL, "with turns"), (partial(select_one, lease) for lease in held), strict=True))
+    contenders = {name: Contender(run, 10) for name, run in runs.items()}
+    trial = method.compare(
+        contenders, 2 * effort.loopback_rounds, floor=FLOOR, control=CONTROL, limit=LOOPBACK_LIMIT, tries=effort.tries
+    )
+    for lease in held:
+        lease.close()
+    pooled_pymysql.close_pools()
+    ratios = {"with turns": method.ratio(trial.times, "with turns", FLOOR)}
+    return Row("SELECT 1 on a lease without turns", "loopback", ratios, trial.control, trial.tries, trial.is_void)
+
+
 class Way(NamedTuple):
     """How the server is reached, and how often that is timed: `times` in each of the rounds."""
 
@@ -329,7 +360,7 @@ def _measure_work(work: Work, way: Way, tries: int) -> Row:
     return Row(work.label, way.label, ratios, trial.control, trial.tries, trial.is_void)
 
 
-# 3: a new connection each time
+# 4: a new connection each time
 
 
 def measure_opening(server: Server, effort: Effort) -> Row:
@@ -405,6 +436,8 @@ def measure(server: Server, options: argparse.Namespace) -> dict[str, Any]:
         if not options.profile:
             rows.append(measure_opening(server, effort))
             method.show(rows[0])
+            rows.append(measure_turns(server, effort))
+            method.show(rows[1])
             rows += measure_ratios(server, effort)
         known["load_after"] = method.load()
     print(f"\nLoad at the end: {method.loads(known['load_after'])}")

@@ -12,8 +12,9 @@ import random
 import statistics
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
+T = TypeVar("T")
 Times = dict[str, list[float]]  # contender -> ns for one time, a value per round
 
 
@@ -77,6 +78,21 @@ def interleave(contenders: Mapping[str, Contender], rounds: int) -> Times:
             for _ in repeats:
                 run()
             found[name].append((time.perf_counter_ns() - begin) / times)
+    return found
+
+
+def rotate(contenders: Mapping[str, Callable[[], T]], rounds: int) -> dict[str, list[T]]:
+    """Run each contender once in each round, another one first each time, and return what each gave.
+
+    Every second round goes the other way about, so that none always follows the same one.
+    """
+    names = list(contenders)
+    found: dict[str, list[T]] = {name: [] for name in names}
+    for number in range(rounds):
+        first = number % len(names)
+        order = names[first:] + names[:first]
+        for name in order[:: -1 if number % 2 else 1]:
+            found[name].append(contenders[name]())
     return found
 
 

@@ -291,6 +291,7 @@ def _bind(lease: Connection, session: Session, home: Home) -> None:
         lease._origin = _caller()
         session.leased_at = time.monotonic()
     session.holder = get_ident()
+    session.missing_since = None
     lease._is_unused = True
     lease._session = session
     lease._held = [session]

@@ -158,8 +158,8 @@ class Tracked(DriverConnection):
 
     def _peek(self) -> bytes:
         """Return what the reader holds, reading once if it is empty; errors as in PyMySQL's _read_bytes()."""
-        self._prepare_to_read()
         try:
+            self._prepare_to_read()
             data: bytes = self._rfile.peek(1)
         except OSError as error:
             self._force_close()

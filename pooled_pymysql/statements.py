@@ -133,8 +133,8 @@ class Speaker(Shared):
         self._next_seq_id = sequence
 
     def _put_bytes(self, data: bytes) -> None:
-        self._prepare_to_write()
         try:
+            self._prepare_to_write()
             send = self._sock.sendall
             self._flight = IN_FLIGHT
             send(data)
