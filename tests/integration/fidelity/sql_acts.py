@@ -10,7 +10,7 @@ harmless = partial(statements, keeps=True)
 
 
 def _with_parameters(stage: Stage) -> None:
-    stage.run("SELECT %s, %s, %s", "someone@example.com", "a;b:=c 'GET_LOCK(' \\", b"\xff@'")
+    stage.run("SELECT %s, %s, %s", "someone@example.com", "a;b:=c 'GET_LOCK(' \\", b"\xc3\xa9@'")
 
 
 def _many_rows(stage: Stage) -> None:
