@@ -229,7 +229,8 @@ class Pool(Stock):
                     if self._ledger.size >= self._ledger.max_size:
                         self._ledger.timeouts += 1
                         raise self._timeout_error(0.0)
-                    timeout = arguments.connect_timeout
+                    # The opening ends by itself, and tells why.
+                    timeout = None if arguments.connect_timeout is None else arguments.connect_timeout + _LONGEST_SLEEP
                 self._ledger.wait(waiter, _monotonic())
             self._sleep(waiter, arguments, None if timeout is None else started + timeout)
         except PoolClosed:

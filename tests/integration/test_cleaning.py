@@ -492,6 +492,7 @@ def test_killed_lease_fails_once_and_the_next_is_good(
     kwargs: dict[str, Any], admin: Any, connection_ids: Callable[..., set[int]]
 ) -> None:
     connection = pooled_pymysql.connect(**kwargs, pool={"max_size": 1, "timeout": 0})
+    connection.query("SELECT 1")
     old = killed(connection, admin, connection_ids)
     with pytest.raises(pymysql.err.OperationalError) as caught:
         connection.query("SELECT 1")

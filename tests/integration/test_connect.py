@@ -739,8 +739,12 @@ def test_connection_block_gives_back_when_the_commit_fails(
     server: Server, admin: Any, connection_ids: Callable[..., set[int]]
 ) -> None:
     pooled_pymysql.connect(**server.kwargs()).close()
-    with pytest.raises(pymysql.err.OperationalError), only_pool().connection() as connection:
-        end(connection, admin, connection_ids)
+    block = only_pool().connection()
+    connection = block.__enter__()
+    connection.query("SELECT 1")
+    end(connection, admin, connection_ids)
+    with pytest.raises(pymysql.err.OperationalError):
+        block.__exit__(None, None, None)
     assert counts() == (0, 0, 0)
 
 

@@ -33,6 +33,7 @@ def test_defaults_are_the_documented_ones() -> None:
         "min_size": 0,
         "max_size": 100,
         "timeout": 30.0,
+        "opening_limit": 4,
         "max_waiting": None,
         "idle_timeout": 600.0,
         "max_lifetime": 3600.0,
@@ -40,6 +41,7 @@ def test_defaults_are_the_documented_ones() -> None:
         "reset": "auto",
         "one_write": True,
         "leak_tracking": False,
+        "leak_threshold": None,
         "name": None,
     }
     assert tuple(field.name for field in dataclasses.fields(PoolOptions)) == OPTION_NAMES

@@ -100,6 +100,7 @@ def _lock_wait_times_out(stage: Stage) -> None:
 
 
 def _killed_by_another(stage: Stage) -> None:
+    stage.run("SELECT 1")
     stage.scene.manage(f"KILL {stage.lease.thread_id()}")
     stage.run("SELECT 1")
 
