@@ -95,7 +95,7 @@ class Crowd:
             assert cursor.execute("LOAD DATA LOCAL INFILE %s INTO TABLE loaded", (str(self.files[me]),)) == 3
 
     def do_ping(self, me: int, number: int) -> None:
-        self.lease.ping()
+        self.lease.ping(reconnect=False)  # PyMySQL 1.1 would connect again, were it closed
 
     def do_commit(self, me: int, number: int) -> None:
         self.lease.commit()

@@ -285,7 +285,7 @@ def test_collections_while_the_pools_lock_is_held(server: Server) -> None:
 CLOSERS = """
 import faulthandler, gc, json, sys, threading, time, weakref
 import pooled_pymysql
-faulthandler.dump_traceback_later(10, exit=True)
+faulthandler.dump_traceback_later(25, exit=True)
 kwargs, way, where = json.loads(sys.argv[1]), sys.argv[2], sys.argv[3]
 
 class Owner:
@@ -308,6 +308,7 @@ class Lock:
         self.lock.release()
 
 gc.disable()
+gc.freeze()  # what is there already need not be looked at each time
 pooled_pymysql.connect(**kwargs).close()
 (pool,) = pooled_pymysql.pools()
 leases = []
@@ -325,10 +326,10 @@ for _ in range(20):
         cursor.execute("SELECT 42")
         assert cursor.fetchall() == ((42,),)
     gc.collect()
-    deadline = time.monotonic() + 5  # another thread may have collected them, and be at it
+    deadline = time.monotonic() + 10  # another thread may have collected them, and be at it
     while any(lease.open for lease in leases):
         assert time.monotonic() < deadline
-deadline = time.monotonic() + 5
+deadline = time.monotonic() + 10
 while pool.stats().in_use and time.monotonic() < deadline:  # the housekeeper may be at it
     pool._take_back()
 assert pool.stats().in_use == 0, pool.stats()
