@@ -42,7 +42,15 @@ from pymysql import (
 
 from . import charset, connections, constants, converters, cursors, err, optionfile, protocol, times
 from .constants import FIELD_TYPE
-from .exceptions import LeaseBusy, PoolClosed, PoolFull, PoolTimeout
+from .exceptions import (
+    GetConnectionFromPoolError,
+    LeaseBusy,
+    PoolClosed,
+    PoolFull,
+    PoolTimeout,
+    ReturnConnectionToPoolError,
+)
+from .explicit import ConnectionPool, logger
 from .impersonation import install_as_MySQLdb, install_as_pymysql
 from .lease import Connection
 from .options import PoolOptions, configure
@@ -71,12 +79,14 @@ __all__ = [
     "Binary",
     "Connect",
     "Connection",
+    "ConnectionPool",
     "DBAPISet",
     "DataError",
     "DatabaseError",
     "Date",
     "DateFromTicks",
     "Error",
+    "GetConnectionFromPoolError",
     "IntegrityError",
     "InterfaceError",
     "InternalError",
@@ -91,6 +101,7 @@ __all__ = [
     "PoolStats",
     "PoolTimeout",
     "ProgrammingError",
+    "ReturnConnectionToPoolError",
     "Time",
     "TimeFromTicks",
     "Timestamp",
@@ -110,6 +121,7 @@ __all__ = [
     "get_client_info",
     "install_as_MySQLdb",
     "install_as_pymysql",
+    "logger",
     "optionfile",
     "paramstyle",
     "pool_for",

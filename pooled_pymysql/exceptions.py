@@ -1,8 +1,18 @@
-"""The exceptions of the pool, each one level below PyMySQL's OperationalError (PEP 249, "Exceptions")."""
+"""The exceptions of the pool, each one level below PyMySQL's OperationalError (PEP 249, "Exceptions").
 
-from pymysql.err import OperationalError
+The last two are those of pymysql-pool's users; see docs/migrating-from-pymysql-pool.md.
+"""
 
-__all__ = ["LeaseBusy", "PoolClosed", "PoolFull", "PoolTimeout"]
+from pymysql.err import InterfaceError, OperationalError
+
+__all__ = [
+    "GetConnectionFromPoolError",
+    "LeaseBusy",
+    "PoolClosed",
+    "PoolFull",
+    "PoolTimeout",
+    "ReturnConnectionToPoolError",
+]
 
 
 class PoolTimeout(OperationalError):
@@ -19,3 +29,11 @@ class PoolClosed(OperationalError):
 
 class LeaseBusy(OperationalError):
     """Another thread's unread result owns the shared connection; args are (2014, text)."""
+
+
+class GetConnectionFromPoolError(PoolTimeout):
+    """get_connection() or a `with` block got no connection; args are (code of the cause, or 1040, text)."""
+
+
+class ReturnConnectionToPoolError(InterfaceError):
+    """A connection was used, or given back once more, after it was given back; args are (0, text)."""

@@ -71,6 +71,7 @@ class _Registry:
         self.housekeeper = Housekeeper()
         self.pools: dict[PoolKey, Pool] = {}
         self.all_pools: weakref.WeakSet[Pool] = weakref.WeakSet()  # closed ones too: they may have leases
+        self.by_hand: weakref.WeakSet[Pool] = weakref.WeakSet()
         self.recipes: dict[Any, Recipe] = {}
         self.has_warned = False
 
@@ -110,6 +111,14 @@ class _Registry:
     def _forget(self, key: PoolKey, pool: Pool) -> None:
         if pool.closed or pool.forget():
             self.pools.pop(key, None)
+            for call in [call for call, recipe in self.recipes.items() if recipe.pool is pool]:
+                del self.recipes[call]
+
+    def adopt(self, pool: Pool) -> None:
+        """Show a pool that was made by hand among `pools()`; see to it at exit and after a fork."""
+        with self.lock:
+            self.by_hand.add(pool)
+            self.all_pools.add(pool)
 
     def remember(self, call: Any, recipe: Recipe) -> None:
         with self.lock:
@@ -125,7 +134,7 @@ class _Registry:
         with self.lock:
             for key in [key for key, pool in self.pools.items() if pool.closed]:
                 del self.pools[key]
-            return list(self.pools.values())
+            return [*self.pools.values(), *(pool for pool in self.by_hand if not pool.closed)]
 
 
 _registry = _Registry()
@@ -177,7 +186,7 @@ def connect(dsn: str | None = None, /, *, pool: Any = None, conv: Any = None, **
 
 
 def pools() -> list[Pool]:
-    """Return the live pools that `connect()` has made."""
+    """Return the live pools: those that `connect()` has made, and every ConnectionPool."""
     return _registry.live_pools()
 
 
@@ -192,12 +201,12 @@ def pool_for(dsn: str | None = None, /, *, pool: Any = None, **kwargs: Any) -> P
 
 
 def close_pools() -> None:
-    """Close all pools that `connect()` has made; a later `connect()` makes new ones.
+    """Close all pools, every ConnectionPool as well; a later `connect()` makes new ones.
 
     Blocks for less than a second a session that is idle; leased ones are closed when they are given back.
     """
     with _registry.lock:
-        closing = list(_registry.pools.values())
+        closing = _registry.live_pools()
         _registry.pools.clear()
         _registry.recipes.clear()
     for pool in closing:

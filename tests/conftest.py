@@ -28,17 +28,22 @@ hypothesis.settings.load_profile("project")
 
 THOROUGH = {
     "test_bad_input",
+    "test_blocks",
     "test_demo",
+    "test_fault_table",
     "test_fidelity",
     "test_fork",
     "test_greenlets",
+    "test_load",
+    "test_pymysqlpool_defects",
     "test_replies",
     "test_run_limit",
     "test_throwaway",
+    "test_transfers",
 }
 
 # What depends neither on the interpreter's version nor on PyMySQL's.
-ONCE = {"test_demo", "test_run_limit", "test_throwaway"}
+ONCE = {"test_demo", "test_pymysqlpool_defects", "test_run_limit", "test_throwaway"}
 
 # What the README's known gaps name.
 UNFINISHED = {
