@@ -201,6 +201,7 @@ class Connection(Speaker):
     def _connect_again(self, sock: Any) -> None:
         with contextlib.suppress(IndexError):  # another thread was faster
             self._give_back(self._held.pop())
+        self.change_thread()  # whose cursor has yet to pick up a result still finds it
         self.start_wire()
         if self._find_home is not None and sock is None and not self._was_redirected():
             self._lease_again(self._arguments)  # type: ignore[arg-type]

@@ -454,8 +454,8 @@ class Ledger(Generic[S]):
         return queue.popitem(last=False)[0] if queue else None
 
     def _give(self, waiter: Waiter[S], session: S) -> Waiter[S]:
+        waiter.session = session  # first: the caller may look at the state without the pool's lock
         waiter._move(WaiterState.GIVEN_SESSION)
-        waiter.session = session
         self.in_use.add(session)
         self.leases += 1
         return waiter

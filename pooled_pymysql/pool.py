@@ -241,10 +241,11 @@ class Pool(Stock):
         except BaseException:
             self._return_gift(waiter)
             raise
-        with self._lock:
-            timed_out = self._ledger.give_up(waiter)
-        if timed_out:
-            raise self._timeout_error(_monotonic() - started)
+        if waiter.state is WaiterState.WAITING:
+            with self._lock:
+                timed_out = self._ledger.give_up(waiter)
+            if timed_out:
+                raise self._timeout_error(_monotonic() - started)
         if waiter.session is None:
             raise self._refusal(waiter)
         return waiter.session
@@ -254,13 +255,15 @@ class Pool(Stock):
 
         Looks up now and then: whoever was about to wake it may have been interrupted just then.
         """
+        ledger = self._ledger
         while waiter.state is WaiterState.WAITING:
-            self._open_more(arguments)
+            if ledger.size < ledger.max_size:
+                self._open_more(arguments)
             left = _LONGEST_SLEEP if deadline is None else deadline - _monotonic()
             if waiter.sleep(min(max(0.0, left), _LONGEST_SLEEP)) or left <= 0:
                 return
             with self._lock:
-                self._ledger.requeue(waiter)
+                ledger.requeue(waiter)
 
     def _return_gift(self, waiter: Sleeper) -> None:
         """Give back what a waiter that was interrupted had just been given."""

@@ -74,13 +74,13 @@ class Shared(Tracked):
         self._turn = threading.RLock()
         self._alarms = deque()
         self._leftovers = deque()
+        self._by = None
+        self._lasts = WeakKeyDictionary()
+        self._picked_up = True
         self.start_wire()
 
     def start_wire(self) -> None:
         """Begin on a new wire; the turn is the caller's."""
-        self._by = None
-        self._lasts = WeakKeyDictionary()
-        self._picked_up = True
         self._flight = LANDED
         self._open = None
         self._statement = TOUCHED

@@ -101,6 +101,8 @@ class Stock:
 
     def drop(self, session: Session, broken: str | None) -> None:
         """Take the session of a garbage-collected lease: hands it over, takes no lock, reads nothing."""
+        if self.closed:  # the pool may go with the lease, and then nobody else would say goodbye
+            session.close()
         self._returned.put((session, broken, True))
         self._housekeeper.wake()
 
@@ -140,7 +142,7 @@ class Stock:
 
     def _take_back(self) -> None:
         """Take back the sessions whose leases were collected, or closed where no lock could be taken."""
-        while True:
+        while not self._returned.empty():
             try:
                 session, broken, was_dropped = self._returned.get_nowait()
             except Empty:
