@@ -34,6 +34,8 @@ class _Thread:
 
 
 class _Here(threading.local):
+    thread = _Thread()  # nobody's: the collector may run cursors' __del__ while this thread's own is being made
+
     def __init__(self) -> None:
         self.thread = _Thread()
 

@@ -26,7 +26,7 @@ from pymysql.cursors import Cursor, DictCursor, SSCursor, SSDictCursor
 from servers import Server, wait_until
 
 import pooled_pymysql
-from pooled_pymysql import LeaseBusy
+from pooled_pymysql import LeaseBusy, sharing
 
 NUMBERS = (
     "WITH RECURSIVE s(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM s WHERE x < 900) SELECT x, REPEAT('x', 99) FROM s"
@@ -531,6 +531,23 @@ def test_new_thread_is_not_told_of_an_ended_one(server: Server, database: str) -
         lease.query(insert)
         last = lease.insert_id()
         assert Caller(lease.insert_id).outcome() == last
+
+
+def test_result_can_be_asked_for_while_a_thread_becomes_known(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The collector may run a cursor's __del__ in the middle of that."""
+    seen: list[Any] = []
+    with pooled_pymysql.connect(**server.kwargs()) as lease:
+        lease.query("SELECT 1")
+        expected = lease._result
+        plain = sharing._Thread.__init__
+
+        def initialise(thread: Any) -> None:
+            seen.append(lease._result)
+            plain(thread)
+
+        monkeypatch.setattr(sharing._Thread, "__init__", initialise)
+        Caller(lease.insert_id).outcome()
+    assert seen == [expected]
 
 
 # One thread
