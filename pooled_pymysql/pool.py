@@ -13,7 +13,7 @@ from .lease import Connection, make_lease
 from .ledger import WaiterState
 from .options import PoolOptions
 from .session import FAREWELL_TIMEOUT, Mail, Session
-from .stock import Sleeper, Stock, _getpid, _monotonic, wake
+from .stock import Sleeper, Stock, _getpid, _monotonic, lingering, wake
 
 _UNSET: Any = object()
 
@@ -168,6 +168,8 @@ class Pool(Stock):
                 return
             idle, waiters = self._ledger.close()
             self.closed = True
+            if self._ledger.in_use:
+                lingering.add(self)
             self._filled.notify_all()
         for waiter in waiters:
             wake(waiter)

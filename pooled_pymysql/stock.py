@@ -54,6 +54,11 @@ class Sleeper(Waiter[Session]):
         self._lock.release()
 
 
+# Closed pools with leases that are still out. Were they collected together with one that is dropped, its socket would
+# be too, before anybody could say goodbye.
+lingering: set["Stock"] = set()
+
+
 class Stock:
     """What a pool has, and what becomes of it."""
 
@@ -101,8 +106,6 @@ class Stock:
 
     def drop(self, session: Session, broken: str | None) -> None:
         """Take the session of a garbage-collected lease: hands it over, takes no lock, reads nothing."""
-        if self.closed:  # the pool may go with the lease, and then nobody else would say goodbye
-            session.close()
         self._returned.put((session, broken, True))
         self._housekeeper.wake()
 
@@ -135,6 +138,8 @@ class Stock:
         session.close()
         with self._lock, contextlib.suppress(KeyError):  # closed by the sweep meanwhile
             self._ledger.retire(session, reason)
+        if self.closed and not self._ledger.in_use:
+            lingering.discard(self)
         _logger.debug("pool %r: session %d closed: %s", self._name, session.thread_id, reason)
         if reason.startswith("lost"):
             self._distrust_host()
@@ -384,6 +389,7 @@ class Stock:
     def forget_parent(self) -> None:
         """Start empty in a forked child: the sessions are the parent's, and not a byte is sent to them."""
         ledger, returned = self._ledger, self._returned
+        lingering.discard(self)
         self._start_empty(ledger.min_size, ledger.max_size)
         self._ledger.closed = self.closed
         self._tls.forget_parent()

@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 import warnings
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -496,3 +497,21 @@ def test_sweep_leaves_sessions_alone_that_are_waited_for(server: Server) -> None
         assert outcome == [number]
         assert pool.stats().dropped == 0
         pooled_pymysql.close_pools()
+
+
+def test_lease_dropped_after_its_pool_was_closed_says_goodbye(account: Server, admin: Any) -> None:
+    """All of it is garbage at once: the lease, its session, the socket and the pool."""
+    with Proxy(account.host, account.port) as proxy:
+        kwargs = account.kwargs(port=proxy.port, ssl_disabled=True)
+        cycle: list[Any] = [pooled_pymysql.connect(**kwargs)]
+        cycle.append(cycle)
+        pool = weakref.ref(only_pool())
+        pooled_pymysql.close_pools()
+        del cycle
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            gc.collect()
+        assert [str(warning.message)[:24] for warning in caught] == ["a connection of pool 'u_"]
+        del caught  # which names the lease
+        wait_until(lambda: any(code == 1 for code, _ in proxy.commands), what="the goodbye")
+        wait_until(lambda: gc.collect() is not None and pool() is None, what="the end of the pool")
