@@ -383,7 +383,7 @@ def test_threads_are_gone_when_nothing_is_left_to_do(server: Server) -> None:
 
 
 def test_opening_that_nobody_began_with_gives_its_room_back(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stock, "_START_TIME", -1.0)
+    monkeypatch.setattr(stock, "_START_TIME", 0.5)
     kwargs = server.kwargs(pool={"max_size": 1, "timeout": 20.0})
     pooled_pymysql.connect(**kwargs).close()
     pool = only_pool()
