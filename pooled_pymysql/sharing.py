@@ -244,8 +244,7 @@ class Shared(Tracked):
                 break
             last.follows = False
             last = following
-        self._open = None
-        self._flight = LANDED
+        self.land()
 
     def arrives(self, deadline: float | None) -> bool:
         """Wait until something can be read, or `deadline` (monotonic seconds); say which."""
@@ -295,15 +294,18 @@ class Shared(Tracked):
     def _result(self, result: Result | None) -> None:
         self.__dict__["_result"] = result
 
+    def own_last(self) -> _Last | None:
+        """Return what is kept of the calling thread's last statement, or None: it was the connection's last, too."""
+        here = _here.thread
+        return None if self._by is here else self._lasts.get(here)
+
     def affected_rows(self) -> int:
         """Return the rows that the calling thread's last statement affected, else the connection's last."""
-        here = _here.thread
-        own = None if self._by is here else self._lasts.get(here)
+        own = self.own_last()
         return self._affected_rows if own is None else own.affected_rows
 
     def insert_id(self) -> Any:
         """Return the insert id of the calling thread's last statement, else of the connection's last."""
-        here = _here.thread
-        own = None if self._by is here else self._lasts.get(here)
+        own = self.own_last()
         result = self.__dict__["_result"] if own is None else own.result
         return result.insert_id if result else 0

@@ -269,7 +269,7 @@ class Speaker(Shared):
         return self.take_turn(self._next_result, unbuffered)
 
     def _next_result(self, unbuffered: bool) -> Any:
-        own = self._lasts.get(_here.thread) if self._by is not _here.thread else None
+        own = self.own_last()
         if own is not None and own.result is not None and own.result.following is not None:
             return self._take_kept(own)
         result = self._open

@@ -185,26 +185,28 @@ class Stock:
 
     def _open_more(self, arguments: Arguments) -> None:
         """Begin to open as many sessions as are wanted, on helper threads; does not block where there are threads."""
-        with self._lock:
-            begun = self._ledger.begin_openings(_monotonic(), arguments.connect_timeout or _FOREVER)
-        for opening in begun:
-            job = partial(self._open_on, arguments, opening)
-            if not self._housekeeper.run(job):
-                job()
+        begun = self._begin_openings(arguments)
+        self._open_beside(arguments, begun)
         if begun:
             self._housekeeper.watch(self)
             self._housekeeper.wake()  # which looks whether they are overdue
 
+    def _begin_openings(self, arguments: Arguments) -> list[Opening]:
+        with self._lock:
+            return self._ledger.begin_openings(_monotonic(), arguments.connect_timeout or _FOREVER)
+
+    def _open_beside(self, arguments: Arguments, begun: list[Opening]) -> None:
+        """Have each opened on a helper thread, or here where there is none."""
+        for opening in begun:
+            job = partial(self._open_on, arguments, opening)
+            if not self._housekeeper.run(job):
+                job()
+
     def _open_on(self, arguments: Arguments, opening: Opening) -> None:
         """Open a session, and then more as long as they are wanted."""
         self._open(arguments, opening)
-        while True:
-            with self._lock:
-                begun = self._ledger.begin_openings(_monotonic(), arguments.connect_timeout or _FOREVER)
-            if not begun:
-                return
-            for extra in begun[1:]:
-                self._housekeeper.run(partial(self._open_on, arguments, extra))
+        while begun := self._begin_openings(arguments):
+            self._open_beside(arguments, begun[1:])
             self._open(arguments, begun[0])
 
     def _open(self, arguments: Arguments, opening: Opening) -> None:
@@ -262,7 +264,7 @@ class Stock:
             ledger = self._ledger
             if ledger.closed and not ledger.size:
                 return None
-            if not ledger.size and not ledger.min_size and not ledger.waiting:
+            if self.holds_nothing():
                 return None
             look = ledger.next_look(now)
             return TICK if look is None else min(TICK, look)
@@ -311,10 +313,7 @@ class Stock:
                 session = self._ledger.take_owing()
             if session is None:
                 return
-            if self._settle(session, 0.0) is Mail.BAD:
-                self._retire(session, "not restored")
-            else:
-                self._put_back(session)
+            self._look_at(session, "not restored")
 
     def _validate_idle(self) -> None:
         """Reset the sessions that have been idle for `validate_after`; the replies are collected later."""
@@ -323,11 +322,14 @@ class Stock:
         with self._lock:
             stale = self._ledger.take_stale(_monotonic())
         for session in stale:
-            mail = self._settle(session, 0.0)
-            if mail is Mail.BAD:
-                self._retire(session, "lost while idle")
-            else:
-                self._put_back(session)
+            self._look_at(session, "lost while idle")
+
+    def _look_at(self, session: Session, reason: str) -> None:
+        """Settle a session without waiting; put it back, or close it for `reason`."""
+        if self._settle(session, 0.0) is Mail.BAD:
+            self._retire(session, reason)
+        else:
+            self._put_back(session)
 
     def _expire(self) -> None:
         with self._lock:
