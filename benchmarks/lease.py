@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import os
 import platform
 import sys
@@ -454,8 +453,7 @@ def main() -> int:
     options = parser.parse_args()
     with chosen_server(options) as server:
         found = measure(server, options)
-    if options.json:
-        Path(options.json).write_text(json.dumps(method.plain(found), indent=2) + "\n")
+    method.keep(found, options.json)
     return 1 if any(row.is_void for row in found["rows"]) else 0
 
 

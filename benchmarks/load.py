@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import statistics
 import sys
 import threading
@@ -379,8 +378,7 @@ def main() -> int:
     options = parser.parse_args()
     with chosen_server(options) as server:
         found = measure(server, options)
-    if options.json:
-        Path(options.json).write_text(json.dumps(method.plain(found), indent=2) + "\n")
+    method.keep(found, options.json)
     return 1 if any(each.row.is_void for each in found["rows"]) else 0
 
 

@@ -203,8 +203,7 @@ def main() -> int:
         return 0
     with chosen_server(options) as server:
         found = measure(server, QUICK if options.quick else FULL)
-    if options.json:
-        Path(options.json).write_text(json.dumps(method.plain(found), indent=2) + "\n")
+    method.keep(found, options.json)
     return 0
 
 

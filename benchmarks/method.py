@@ -7,11 +7,13 @@ not, once client and server share a core, and a floor measured against itself sh
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import random
 import statistics
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 T = TypeVar("T")
@@ -227,3 +229,9 @@ def plain(value: Any) -> Any:
 def text(found: Spread, unit: float, digits: int = 2) -> str:
     median, low, high = (f"{value / unit:.{digits}f}" for value in found)
     return f"{median} ({low}-{high})"
+
+
+def keep(found: Any, path: str | None) -> None:
+    """Write all figures to a file, if one was asked for."""
+    if path:
+        Path(path).write_text(json.dumps(plain(found), indent=2) + "\n")

@@ -164,6 +164,18 @@ def connection_ids(server: Server, admin: Connection[Any]) -> Callable[[], set[i
     return list_ids
 
 
+@pytest.fixture
+def config(account: Server) -> dict[str, Any]:
+    """Connect arguments of an account of the test's own."""
+    return account.kwargs(ssl_disabled=True)
+
+
+@pytest.fixture
+def ids(account: Server, connection_ids: Callable[..., set[int]]) -> Callable[[], set[int]]:
+    """A function that lists the account's connections on the server."""
+    return lambda: connection_ids(account.user)
+
+
 @pytest.fixture(autouse=True)
 def no_pool_left() -> Iterator[None]:
     """End every pool with its test, so that no test meets another one's sessions."""

@@ -15,6 +15,7 @@ from typing import Any
 
 import pymysql
 import pytest
+from callers import PATIENCE
 from proxy import Proxy
 from pymysql import err
 from pymysql.cursors import SSCursor, SSDictCursor
@@ -31,20 +32,7 @@ from pooled_pymysql import (
     pymysqlpool,
 )
 
-PATIENCE = 20.0  # seconds that a test waits for a thread or a program
 COM_QUERY = 0x03
-
-
-@pytest.fixture
-def config(account: Server) -> dict[str, Any]:
-    """Connect arguments of an account of the test's own."""
-    return account.kwargs(ssl_disabled=True)
-
-
-@pytest.fixture
-def ids(account: Server, connection_ids: Callable[..., set[int]]) -> Callable[[], set[int]]:
-    """A function that lists the account's connections on the server."""
-    return lambda: connection_ids(account.user)
 
 
 @pytest.fixture

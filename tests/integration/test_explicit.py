@@ -20,6 +20,7 @@ from typing import Any
 
 import pymysql
 import pytest
+from callers import PATIENCE
 from proxy import Proxy
 from servers import Server, free_port, wait_until
 
@@ -34,20 +35,7 @@ from pooled_pymysql import (
 )
 from pooled_pymysql.housekeeper import Housekeeper
 
-PATIENCE = 20.0  # seconds that a test waits for a thread or a program
 COM_RESET_CONNECTION = 0x1F
-
-
-@pytest.fixture
-def config(account: Server) -> dict[str, Any]:
-    """Connect arguments of an account of the test's own."""
-    return account.kwargs(ssl_disabled=True)
-
-
-@pytest.fixture
-def ids(account: Server, connection_ids: Callable[..., set[int]]) -> Callable[[], set[int]]:
-    """A function that lists the account's connections on the server."""
-    return lambda: connection_ids(account.user)
 
 
 def closed_connection(pool: ConnectionPool) -> pymysqlpool.Connection:
