@@ -200,8 +200,10 @@ class Pool(Stock):
                 session = self._ledger.take()
         except PoolClosed:
             raise self._closed_error() from None
-        if session is not None and not session.owed and _monotonic() < session.validate_at and not session.poll(0):
-            return session
+        if session is not None and not session.owed:
+            session.looked_at = now = _monotonic()
+            if now < session.validate_at and not session.poll(0):
+                return session
         return self._acquire_slowly(session, arguments, self._options.timeout if timeout is _UNSET else timeout)
 
     def _acquire_slowly(self, session: Session | None, arguments: Arguments, timeout: float | None) -> Session:

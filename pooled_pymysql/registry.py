@@ -154,7 +154,7 @@ def connect(dsn: str | None = None, /, *, pool: Any = None, conv: Any = None, **
     arguments that make no sense.
     """
     try:
-        recipe = _registry.recipes.get((dsn, pool, *kwargs.items()))
+        recipe = _registry.recipes.get((dsn, pool if type(pool) is not dict else _options_key(pool), *kwargs.items()))
     except TypeError:  # not hashable
         recipe = _registry.recipes.get(_call_key(dsn, pool, kwargs))
     if recipe is not None:
@@ -246,7 +246,7 @@ def _call_key(dsn: str | None, pool: Any, kwargs: Mapping[str, Any]) -> Any:
 
     Dictionaries (ssl, auth_plugin_map, pool) are taken by content, and by type too: in TLS options True is not 1.
     """
-    call = (dsn, pool, *kwargs.items())
+    call = (dsn, pool if type(pool) is not dict else _options_key(pool), *kwargs.items())
     try:
         hash(call)
     except TypeError:
@@ -256,6 +256,11 @@ def _call_key(dsn: str | None, pool: Any, kwargs: Mapping[str, Any]) -> Any:
         except TypeError:
             return None
     return call
+
+
+def _options_key(options: dict[str, Any]) -> tuple[Any, ...]:
+    """Return what stands for pool options given as a dict, where they are hashable; True is not 1 here either."""
+    return (dict, *options.items(), *map(type, options.values()))
 
 
 def _frozen(value: Any) -> Any:

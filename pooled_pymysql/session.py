@@ -69,6 +69,7 @@ class Session:
         "idle_since",
         "lease",
         "leased_at",
+        "looked_at",
         "marks",
         "missing_since",
         "opened_at",
@@ -96,6 +97,7 @@ class Session:
         self.expires_at = float("inf") if max_lifetime is None else now + max_lifetime
         self.end_reason = "max_lifetime"
         self.asked_at = now
+        self.looked_at = now  # when it was last known to be alive, or earlier
         self.validate_at = self.answer_by = self.idle_limit = float("inf")
         self.holder = 0  # the thread that leased it last
         self.leased_at: float | None = None  # with leak_threshold, until the lease was reported

@@ -343,7 +343,7 @@ class Stock:
         READ: it may be used. What opening another would take is worth waiting for; a reply that takes longer (rolling
         back much does) is not, as long as another may be opened.
         """
-        now = _monotonic()
+        session.looked_at = now = _monotonic()
         if now >= session.validate_at:
             if session.poll(0) and not session.owed:
                 return Mail.BAD
