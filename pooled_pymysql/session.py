@@ -72,6 +72,7 @@ class Session:
         "looked_at",
         "marks",
         "missing_since",
+        "observed_since",
         "opened_at",
         "opening_took",
         "overlaid",
@@ -100,6 +101,7 @@ class Session:
         self.looked_at = now  # when it was last known to be alive, or earlier
         self.validate_at = self.answer_by = self.idle_limit = float("inf")
         self.holder = 0  # the thread that leased it last
+        self.observed_since: float | None = None  # when it was leased, where an observer was told so
         self.leased_at: float | None = None  # with leak_threshold, until the lease was reported
         self.pid = int(wire._connect_attrs["_pid"])
         # The lease, from when it was made until it parts from the session.
