@@ -28,6 +28,7 @@ from pymysql.cursors import Cursor, SSCursor
 from servers import Server, connection_ids, wait_until
 
 import pooled_pymysql
+from pooled_pymysql.stock import Stock
 
 # Leases are dropped here on purpose.
 pytestmark = [
@@ -461,3 +462,30 @@ def test_exceptions_set_in_threads_that_lease_and_query(bench: Bench, monkeypatc
         assert not thread.is_alive()
     assert not [error for error in wrong if not isinstance(error, pymysql.err.Error)], wrong
     bench.settle({})
+
+
+# The opening that fills the pool
+
+
+@pytest.mark.parametrize("timeout", [0.0, 10.0])
+def test_interrupted_before_anybody_opens_the_only_session(
+    server: Server, monkeypatch: pytest.MonkeyPatch, timeout: float
+) -> None:
+    """Nothing else may be opened then, and no thread looks after the pool yet: whoever asks next sets it going again."""
+    kwargs = server.kwargs(pool={"max_size": 1, "timeout": timeout})
+    with monkeypatch.context() as patch:
+        patch.setattr(Stock, "_open_beside", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            pooled_pymysql.connect(**kwargs)
+    assert wait_until(lambda: answers(kwargs), 20.0)
+
+
+def interrupted(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def answers(kwargs: dict[str, Any]) -> bool:
+    with contextlib.suppress(pooled_pymysql.PoolTimeout), pooled_pymysql.connect(**kwargs) as lease:
+        lease.ping()
+        return True
+    return False
