@@ -83,6 +83,8 @@ class Connection(Speaker):
         try:
             session = self._held.pop()
         except IndexError:
+            if self._find_home is not None and self._sock is not None:  # another thread is giving it back just now
+                raise err.Error("Already closed") from None
             super().close()
             return
         self._give_back(session)
