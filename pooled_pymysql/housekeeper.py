@@ -180,6 +180,8 @@ class Housekeeper:
         try:
             helper.start()
         except RuntimeError:  # too many threads: better late than never
+            with self._lock:
+                self._helpers.discard(helper)
             self._help(job)
 
     def _help(self, job: Callable[[], object]) -> None:
