@@ -472,7 +472,7 @@ def test_exceptions_set_in_threads_that_lease_and_query(bench: Bench, monkeypatc
 def test_interrupted_before_anybody_opens_the_only_session(
     server: Server, monkeypatch: pytest.MonkeyPatch, timeout: float
 ) -> None:
-    """Nothing else may be opened then, and no thread looks after the pool yet: whoever asks next sets it going again."""
+    """Nothing else may be opened then, and no thread looks after the pool yet: who asks next sets it going again."""
     kwargs = server.kwargs(pool={"max_size": 1, "timeout": timeout})
     with monkeypatch.context() as patch:
         patch.setattr(Stock, "_open_beside", interrupted)
