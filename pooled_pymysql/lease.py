@@ -77,7 +77,8 @@ class Connection(Speaker):
     def close(self) -> None:
         """Give the session back to its pool; the connection is dead afterwards, as PyMySQL's is (PEP 249).
 
-        Sends at most one packet and waits for nothing. A statement that another thread is running on it fails as a lost
+        Sends what restores the session, in one write, and does not wait for the replies; with the option `one_write`
+        off, it waits up to 10 s for each of them. A statement that another thread is running on it fails as a lost
         connection. Raises Error when it is closed already.
         """
         try:
