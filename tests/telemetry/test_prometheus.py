@@ -6,11 +6,11 @@ import gc
 import os
 import threading
 import urllib.request
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from children import in_child
 from prometheus_client import CollectorRegistry, start_http_server
 from prometheus_client.parser import text_string_to_metric_families
 from servers import Server, wait_until
@@ -320,7 +320,7 @@ def test_scrape_and_the_registrys_lock_do_not_wait_for_each_other(
         return pooled_pymysql.pools()
 
     monkeypatch.setattr(tally, "pools", asked)
-    scraper = threading.Thread(target=lambda: list(collector.collect()), daemon=True)
+    scraper = threading.Thread(target=collector._tally.totals, daemon=True)
     closer = threading.Thread(target=pool.close, daemon=True)
     with registry._registry.lock:  # as when the registry forgets pools, which are then told to be closed
         scraper.start()
@@ -336,11 +336,13 @@ def test_lease_may_be_closed_by_a_finalizer_in_the_middle_of_counting(
     server: Server, collector: PrometheusCollector
 ) -> None:
     connection = pooled_pymysql.connect(**server.kwargs(pool={"name": "finalized"}))
+    (pool,) = pooled_pymysql.pools()
     done = threading.Event()
 
     def count() -> None:
         with collector._durations._lock, collector._tally._lock:  # the collector runs anywhere
             connection.close()
+            pool.close()
         done.set()
 
     threading.Thread(target=count, daemon=True).start()
@@ -387,22 +389,6 @@ class held_elsewhere:  # noqa: N801  used as a function
     def __exit__(self, *_: object) -> None:
         self.is_over.set()
         self.thread.join(20)
-
-
-def in_child(work: Callable[[], object]) -> int:
-    """Run `work` in a forked child; return its exit code: 0 when it raised nothing."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # there are threads: the endpoint's
-        child = os.fork()
-    if child == 0:
-        code = 1
-        try:
-            work()
-            code = 0
-        finally:
-            os._exit(code)
-    _, status = os.waitpid(child, 0)
-    return os.waitstatus_to_exitcode(status)
 
 
 # The collector's own life
