@@ -33,6 +33,4 @@ class CertifiedServer(PrivateServer):
     def __init__(self, folder: Path) -> None:
         self.authority = Authority(folder / "certificates")
         certificate, key = self.authority.sign(HOST)
-        super().__init__(
-            folder, f"--ssl-ca={self.authority.file}", f"--ssl-cert={certificate}", f"--ssl-key={key}"
-        )
+        super().__init__(folder, f"--ssl-ca={self.authority.file}", f"--ssl-cert={certificate}", f"--ssl-key={key}")

@@ -42,6 +42,7 @@ THOROUGH = {
     "test_replies",
     "test_run_limit",
     "test_throwaway",
+    "test_tls",
     "test_transfers",
 }
 

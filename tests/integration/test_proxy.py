@@ -66,6 +66,7 @@ def test_large_results_and_statements_pass_unchanged(proxy: Proxy, server: Serve
         assert proxy.bytes_to_client > size
 
 
+@pytest.mark.thorough
 def test_encrypted_links_are_forwarded_and_only_bytes_counted(tls_server: Server) -> None:
     with (
         Proxy(tls_server.host, tls_server.port) as proxy,
