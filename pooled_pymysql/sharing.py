@@ -134,6 +134,7 @@ class Shared(Tracked):
         of which there is one in mid-command, must then be left alone: that it is held is the outer one's doing.
         """
         turn = self._turn
+        was_closed = self._sock is None  # asked while the turn is ours: another thread may connect it again
         if is_held:
             if self._flight == PREPARING and before != PREPARING:
                 self._flight = LANDED  # nothing was sent
@@ -144,7 +145,7 @@ class Shared(Tracked):
                 turn.release()
         if self._leftovers or self._alarms:
             self._end_turn()
-        if isinstance(error, AttributeError | ValueError) and self._sock is None:
+        if isinstance(error, AttributeError | ValueError) and was_closed:
             text = "Lost connection to MySQL server during query (closed meanwhile)"
             raise err.OperationalError(CR.CR_SERVER_LOST, text) from None
 
