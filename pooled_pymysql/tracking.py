@@ -21,9 +21,9 @@ DATABASE: Final = 32  # the current database may have changed
 READS_FOUND_ROWS: Final = 64  # asks for FOUND_ROWS(), which no reset clears
 READS_ROW_COUNT: Final = 128  # asks for ROW_COUNT(), which a clean lease leaves behind
 IN_TRANSACTION: Final = 4096  # a transaction is open
-OPENED: Final = 16384  # with autocommit off: may hold metadata locks, of which no status tells
+OPENED: Final = 16384  # with autocommit off: may hold metadata locks or a savepoint, of which no status tells
 ENDS: Final = 32768  # ends a transaction
-HOLDS: Final = 65536  # metadata locks may be held without a transaction
+HOLDS: Final = 65536  # metadata locks may be held, or a savepoint kept, without a transaction
 ENDED: Final = 8192  # the lease has ended
 FORGOTTEN: Final = 2048  # what the last lease left in FOUND_ROWS() was cleared
 MAY_BE_MANY: Final = 1024  # not read to its end: more statements may follow, if the connection allows them
@@ -60,7 +60,7 @@ _READS_COUNTS: Final = READS_ROW_COUNT | SELECTED
 _HARMLESS = {
     b"SELECT": SELECTED,
     **dict.fromkeys(b"WITH VALUES TABLE INSERT UPDATE DELETE REPLACE".split(), SELECTED | OPENED),
-    b"SAVEPOINT": CLEAN,
+    b"SAVEPOINT": OPENED,  # without autocommit it is kept, though no transaction is open yet
     **dict.fromkeys(b"SHOW EXPLAIN DESCRIBE DESC HELP".split(), _READS_COUNTS | OPENED),
 }
 
