@@ -179,7 +179,7 @@ def seen_by_others(connection: Connection[Any], scene: Scene) -> dict[str, Any]:
     ask = partial(answer, scene.admin)
     seen: dict[str, Any] = {
         "named_locks": ask(f"SELECT {', '.join(f'IS_USED_LOCK({name!r})' for name in LOCKS)}"),
-        "unlocked_rows": ask(scene.fill("SELECT id FROM {db}.plain FOR UPDATE SKIP LOCKED")),
+        "locked_rows": locked_rows(scene),
         "write": ask(scene.fill("UPDATE {db}.t SET v = v WHERE FALSE")),
     }
     if scene.server.is_mariadb:
@@ -195,8 +195,17 @@ def seen_by_others(connection: Connection[Any], scene: Scene) -> dict[str, Any]:
 def transaction(connection: Connection[Any], scene: Scene) -> dict[str, Any]:
     """Return what is known of a connection's transaction without running a statement in it."""
     seen = seen_by_others(connection, scene)
-    known = {name: seen.get(name) for name in ("in_transaction", "transaction", "data_locks", "unlocked_rows")}
+    known = {name: seen.get(name) for name in ("in_transaction", "transaction", "data_locks", "locked_rows")}
     return known | {"status": connection.server_status & SERVER_STATUS.SERVER_STATUS_IN_TRANS}
+
+
+def locked_rows(scene: Scene) -> Any:
+    """List the committed rows that somebody has locked: which rows there are is no matter of the connection's."""
+    rows = answer(scene.admin, scene.fill("SELECT id FROM {db}.plain"))
+    unlocked = answer(scene.admin, scene.fill("SELECT id FROM {db}.plain FOR UPDATE SKIP LOCKED"))
+    if isinstance(rows, str) or isinstance(unlocked, str):
+        return rows, unlocked
+    return [row for row in rows if row not in unlocked]
 
 
 def is_in_transaction(scene: Scene, thread: int) -> bool:
