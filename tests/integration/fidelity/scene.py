@@ -68,6 +68,9 @@ CREATE PROCEDURE {db}.p_one_shot() SET TRANSACTION ISOLATION LEVEL READ UNCOMMIT
 CREATE PROCEDURE {db}.p_out(OUT x INT) SET x = 7
 CREATE TRIGGER {db}.on_triggered BEFORE INSERT ON {db}.triggered FOR EACH ROW SET @from_trigger = NEW.v
 CREATE TRIGGER {db}.on_locking BEFORE INSERT ON {db}.locking FOR EACH ROW SET NEW.v = GET_LOCK('fidelity', 0)
+CREATE FUNCTION {db}.f_role_signal() RETURNS INT NO SQL SQL SECURITY INVOKER \
+BEGIN SET ROLE {role}; SIGNAL SQLSTATE '45000'; RETURN 1; END
+CREATE PROCEDURE {db}.p_profile() BEGIN SET profiling = 1; DO 1; SET profiling = 0; END
 CREATE VIEW {db}.v_set AS SELECT {db}.f_set() AS x
 CREATE VIEW {db}.v_lock AS SELECT {db}.f_lock() AS x
 CREATE VIEW {db}.v_into AS SELECT {db}.f_into() AS x
@@ -186,7 +189,9 @@ def a_scene(server: Server, folder: Path) -> Iterator[Scene]:
 
 
 def _build(scene: Scene) -> None:
-    scene.manage("CREATE DATABASE {db}", "CREATE DATABASE {scratch}", "CREATE ROLE {role}")
+    # No server has this collation by default: a session shows the one of its database.
+    scene.manage("CREATE DATABASE {db} CHARACTER SET utf8mb4 COLLATE utf8mb4_bin")
+    scene.manage("CREATE DATABASE {scratch}", "CREATE ROLE {role}")
     if scene.resource_group:
         scene.manage("CREATE RESOURCE GROUP {resource_group} TYPE = USER")
     servers.create_account(scene.admin, scene.server.user, scene.server.password)
