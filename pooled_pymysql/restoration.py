@@ -52,6 +52,7 @@ _FORGET_INSERT_ID = Command(packet(COMMAND.COM_QUERY, b"DO LAST_INSERT_ID(0)"), 
 _RESET = Command(packet(COM_RESET_CONNECTION))
 
 _RESOURCE_GROUP = "(SELECT RESOURCE_GROUP FROM performance_schema.threads WHERE PROCESSLIST_ID = CONNECTION_ID())"
+_TRACES = "(SELECT COUNT(*) FROM information_schema.OPTIMIZER_TRACE)"
 _PROFILES = "(SELECT COUNT(*) FROM information_schema.PROFILING)"
 
 
@@ -87,6 +88,7 @@ class Restoration:
             self._ask_role = [_question(expected)]
             if not is_mariadb:
                 expected[_RESOURCE_GROUP] = b"USR_default"
+                expected[_TRACES] = b"0"
         if wire.db:
             name = wire.db.encode(encoding) if isinstance(wire.db, str) else wire.db
             self._return = [Command(packet(COMMAND.COM_INIT_DB, name))]

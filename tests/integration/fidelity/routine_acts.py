@@ -38,6 +38,7 @@ ACTS = [
             "p_mode",
             "p_one_shot",
             "p_profile",
+            "p_trace",
         )
     ),
     Act("callproc_with_parameters", _callproc_with_parameters),

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import dataclasses
+import struct
 import uuid
 from collections.abc import Iterator
 from functools import partial
@@ -20,6 +22,18 @@ from servers import Server
 ROWS = 5
 LOCKS = ("fidelity", "fidelity_2")  # names for GET_LOCK
 XIDS = ("fidelity_a", "fidelity_b")
+
+
+def _event(kind: int, body: bytes) -> str:
+    """Make an event of a binary log, as BINLOG takes it."""
+    return base64.b64encode(struct.pack("<IBIIIH", 0, kind, 1, 19 + len(body), 0, 0) + body).decode()
+
+
+# A session that has read a FORMAT_DESCRIPTION_EVENT (of a 5.1 server, with the lengths of its 27 kinds of events) reads
+# others in that format from then on; one that has not refuses a TABLE_MAP_EVENT, even an empty one, for want of it.
+_LENGTHS = bytes.fromhex("380d0008001200040404041200005400041a080000000808080200")
+FORMAT_EVENT = _event(15, struct.pack("<H50sIB", 4, b"5.1.50", 0, 19) + _LENGTHS)
+TABLE_EVENT = _event(19, bytes(8))
 
 TABLES = """
 CREATE TABLE {db}.t (id INT PRIMARY KEY AUTO_INCREMENT, v VARCHAR(100)) ENGINE=InnoDB
@@ -70,6 +84,7 @@ CREATE TRIGGER {db}.on_triggered BEFORE INSERT ON {db}.triggered FOR EACH ROW SE
 CREATE TRIGGER {db}.on_locking BEFORE INSERT ON {db}.locking FOR EACH ROW SET NEW.v = GET_LOCK('fidelity', 0)
 CREATE FUNCTION {db}.f_role_signal() RETURNS INT NO SQL SQL SECURITY INVOKER \
 BEGIN SET ROLE {role}; SIGNAL SQLSTATE '45000'; RETURN 1; END
+CREATE PROCEDURE {db}.p_trace() BEGIN SET optimizer_trace = 'enabled=on'; DO (SELECT COUNT(*) FROM {db}.t); END
 CREATE PROCEDURE {db}.p_profile() BEGIN SET profiling = 1; DO 1; SET profiling = 0; END
 CREATE VIEW {db}.v_set AS SELECT {db}.f_set() AS x
 CREATE VIEW {db}.v_lock AS SELECT {db}.f_lock() AS x
@@ -119,9 +134,13 @@ class Scene:
     def family(self) -> str:
         return "mariadb" if self.server.is_mariadb else "mysql"
 
+    @property
+    def user(self) -> str:
+        return self.server.user
+
     def fill(self, text: str) -> str:
         """Put this scene's names into a statement."""
-        for name in ("db", "scratch", "role", "resource_group", "folder"):
+        for name in ("db", "scratch", "role", "resource_group", "folder", "user"):
             text = text.replace(f"{{{name}}}", str(getattr(self, name)))
         return text
 

@@ -11,7 +11,7 @@ import pymysql
 from pymysql.connections import Connection
 from pymysql.constants import SERVER_STATUS
 
-from .scene import LOCKS, Scene, answer
+from .scene import LOCKS, TABLE_EVENT, Scene, answer
 
 Probe = Callable[[Any, Scene], Any]
 
@@ -160,6 +160,9 @@ LATER: dict[str, Probe] = {
     "text_comes_back": text_comes_back,
     "rows": sees_what_is_committed,
     "profiles": _asking("SHOW PROFILES"),
+    "traces": _asking("SELECT QUERY FROM information_schema.OPTIMIZER_TRACE"),
+    "rights": _asking("SELECT 0 * COUNT(*) FROM information_schema.INNODB_TRX"),  # an error for who lacks PROCESS
+    "reads_binlog": _asking(f"BINLOG '{TABLE_EVENT}'"),
     "temporary_tables": _asking_all("SELECT * FROM {db}.tmp", "SELECT * FROM {db}.tmp_2"),
     "prepared": _asking("EXECUTE fidelity_a"),
     "handlers": _asking("HANDLER fidelity_handler READ FIRST"),
