@@ -76,6 +76,12 @@ ACTS = [
 # Neither the text nor the server's replies show these.
 HIDDEN = [
     statements("next_value_by_default", "INSERT INTO {db}.numbered (v) VALUES (1)", family="mariadb"),
+    statements("next_value_in_view", "SELECT * FROM {db}.v_next", family="mariadb"),
+    statements("next_value_in_trigger", "INSERT INTO {db}.numbered_late (v) VALUES (1)", family="mariadb"),
+    statements("package_variable", "SELECT {db}.counter.step()", family="mariadb"),
+    statements("hidden_native_lock_in_view", "SELECT * FROM {db}.v_native_lock"),
+    statements("hidden_insert_id_in_view", "SELECT * FROM {db}.v_insert_id"),
+    statements("hidden_resource_group_in_function", "SELECT {db}.f_group()", family="mysql"),
     statements("hidden_lock_in_function", "SELECT {db}.f_lock()"),
     statements("hidden_lock_in_view", "SELECT * FROM {db}.v_lock"),
     statements("hidden_lock_in_trigger", "INSERT INTO {db}.locking (v) VALUES (1)"),

@@ -88,6 +88,8 @@ CREATE PROCEDURE {db}.p_trace() BEGIN SET optimizer_trace = 'enabled=on'; DO (SE
 CREATE PROCEDURE {db}.p_profile() BEGIN SET profiling = 1; DO 1; SET profiling = 0; END
 CREATE VIEW {db}.v_set AS SELECT {db}.f_set() AS x
 CREATE VIEW {db}.v_lock AS SELECT {db}.f_lock() AS x
+CREATE VIEW {db}.v_native_lock AS SELECT GET_LOCK('fidelity', 0) AS x
+CREATE VIEW {db}.v_insert_id AS SELECT LAST_INSERT_ID(88) AS x
 CREATE VIEW {db}.v_into AS SELECT {db}.f_into() AS x
 """
 
@@ -96,6 +98,17 @@ CREATE SEQUENCE {db}.seq
 CREATE TABLE {db}.numbered (id BIGINT DEFAULT NEXTVAL({db}.seq), v INT) ENGINE=InnoDB
 CREATE PROCEDURE {db}.p_use() EXECUTE IMMEDIATE 'USE {scratch}'
 CREATE FUNCTION {db}.f_next() RETURNS BIGINT DETERMINISTIC MODIFIES SQL DATA RETURN NEXTVAL({db}.seq)
+CREATE VIEW {db}.v_next AS SELECT NEXTVAL({db}.seq) AS x
+CREATE TABLE {db}.numbered_late (id BIGINT, v INT) ENGINE=InnoDB
+CREATE TRIGGER {db}.on_numbered_late BEFORE INSERT ON {db}.numbered_late FOR EACH ROW SET NEW.id = NEXTVAL({db}.seq)
+SET sql_mode = 'ORACLE'
+CREATE PACKAGE {db}.counter AS FUNCTION step RETURN INT; END
+CREATE PACKAGE BODY {db}.counter AS n INT := 0; FUNCTION step RETURN INT AS BEGIN n := n + 1; RETURN n; END; END
+SET sql_mode = DEFAULT
+"""
+
+MYSQL_ONLY = """
+CREATE FUNCTION {db}.f_group() RETURNS INT NO SQL BEGIN SET RESOURCE GROUP {resource_group}; RETURN 1; END
 """
 
 # What any act may have done to the tables.
@@ -215,7 +228,7 @@ def _build(scene: Scene) -> None:
         scene.manage("CREATE RESOURCE GROUP {resource_group} TYPE = USER")
     servers.create_account(scene.admin, scene.server.user, scene.server.password)
     scene.manage("GRANT SELECT ON {db}.* TO {role}", f"GRANT {{role}} TO {scene.server.user}@'%'")
-    for text in (TABLES, ROUTINES, MARIADB_ONLY if scene.server.is_mariadb else ""):
+    for text in (TABLES, ROUTINES, MARIADB_ONLY if scene.server.is_mariadb else MYSQL_ONLY):
         scene.manage(*text.strip().splitlines())
     (scene.folder / "rows.txt").write_text("a\nb\nc\n")
     scene.server.connect().close()  # MySQL remembers an account's first login, after which it needs no TLS

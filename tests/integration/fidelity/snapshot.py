@@ -167,6 +167,7 @@ LATER: dict[str, Probe] = {
     "prepared": _asking("EXECUTE fidelity_a"),
     "handlers": _asking("HANDLER fidelity_handler READ FIRST"),
     "savepoint": _asking("ROLLBACK TO SAVEPOINT fidelity"),
+    "package": _asking("SELECT {db}.counter.step()"),  # MariaDB's
     "sequence": _asking("SELECT PREVIOUS VALUE FOR {db}.seq"),  # MariaDB's
 }
 
