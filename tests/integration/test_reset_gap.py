@@ -139,6 +139,19 @@ def test_auto_sees_the_same_in_the_statement_itself(connect: Connect, gap: Gap) 
         assert not seen_by_the_next_lease(connect, "auto", gap.hidden, gap.ask)
 
 
+def test_found_rows_of_an_earlier_lease_is_seen_behind_an_insert_alone(
+    connect: Connect, admin: Any, database: str
+) -> None:
+    run(admin, f"CREATE TABLE {database}.t (a INT)")
+    with connect("auto") as connection:
+        run(connection, "SELECT 1 UNION SELECT 2 UNION SELECT 3")
+    with connect("auto") as connection:
+        run(connection, "INSERT INTO t VALUES (1)")
+        found = run(connection, "SELECT FOUND_ROWS()")
+    with connect("auto") as connection:
+        assert found == ((3,),) != run(connection, "SELECT FOUND_ROWS()")
+
+
 @pytest.mark.parametrize("reset", ["auto", "always"])
 def test_a_routine_that_sets_a_variable_with_set_is_seen(
     connect: Connect, admin: Any, database: str, reset: str
