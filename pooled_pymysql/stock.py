@@ -106,7 +106,7 @@ class Stock:
             self._release_observed(session, broken, session.observed_since)
             return
         try:
-            if broken is None and session.marks & session.restore_mask:
+            if broken is None and session.marks & session.restore_mask and not self._is_ours():
                 broken = session.restore()
         except BaseException:
             self._returned.put((session, "interrupted", False))
