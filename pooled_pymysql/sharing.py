@@ -119,7 +119,13 @@ class Shared(Tracked):
     def _wait_for_turn(self, deadline: float | None = None) -> None:
         started = time.monotonic()
         timeout = self.turn_timeout() if deadline is None else max(0.0, deadline - started)
-        if not self._turn.acquire(timeout=-1 if timeout is None else min(timeout, threading.TIMEOUT_MAX)):
+        try:
+            has_come = self._turn.acquire(timeout=-1 if timeout is None else min(timeout, threading.TIMEOUT_MAX))
+        except BaseException:  # an exception from outside, delivered after the wait: the turn is ours, if it has come
+            if self._turn._is_owned():
+                self._turn.release()
+            raise
+        if not has_come:
             raise self._busy(time.monotonic() - started, "a statement")
 
     def _busy(self, waited: float, what: str) -> LeaseBusy:

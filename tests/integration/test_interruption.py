@@ -29,6 +29,7 @@ from servers import Server, connection_ids, wait_until
 
 import pooled_pymysql
 from pooled_pymysql import lease as lease_module
+from pooled_pymysql.replies import IN_FLIGHT, LANDED
 from pooled_pymysql.stock import Stock
 
 # Leases are dropped here on purpose.
@@ -531,3 +532,35 @@ def test_session_whose_lease_was_not_finished_is_not_missing(
     (pool,) = pooled_pymysql.pools()
     pool._ledger.check()
     assert pool.stats().opened == 2
+
+
+def test_exception_in_a_thread_that_waits_for_its_turn_keeps_nobody_out(server: Server) -> None:
+    """It is delivered when the turn comes, and the statement that was waited for looks like one of its own."""
+    lease = pooled_pymysql.connect(**server.kwargs(pool={"max_size": 1, "timeout": 5.0}))
+    ended: list[type[BaseException]] = []
+
+    def wait() -> None:
+        try:
+            lease.ping()
+        except BaseException as error:
+            ended.append(type(error))
+
+    lease._turn.acquire()
+    lease._flight = IN_FLIGHT  # a statement of this thread
+    waiting = threading.Thread(target=wait, daemon=True)
+    waiting.start()
+    wait_until(lambda: is_in(waiting, "_wait_for_turn"))
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(waiting.ident or 0), ctypes.py_object(Torn))
+    lease._flight = LANDED
+    lease._turn.release()
+    waiting.join(20)
+    assert ended == [Torn]
+    lease.ping()
+    lease.close()
+    (pool,) = pooled_pymysql.pools()
+    assert (pool.stats().in_use, pool.stats().idle) == (0, 1)
+
+
+def is_in(thread: threading.Thread, function: str) -> bool:
+    frame = sys._current_frames().get(thread.ident or 0)
+    return frame is not None and frame.f_code.co_name == function
