@@ -1,0 +1,142 @@
+"""Has every peer answer the probes, on a private server of their own that is restarted in between."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import proxy
+import pymysql
+from probes import PATIENCE, PREPARATION, TITLES, TWO_STEPS
+from processes import PeerError, PeerGone, Worker
+from rows import Contestant
+
+sys.path.append(str(Path(__file__).parents[1] / "tests"))
+
+from servers import PrivateServer, guard
+
+LIMIT = 30.0  # seconds for a probe
+DEAD = 40.0  # seconds that a link is dead before it is used
+# What these leave locked would stand in the way of later ones.
+LOCKING = ("leak: transaction", "leak: GET_LOCK", "leak: GET_LOCK in a function", "leak: LOCK TABLES")
+
+Verdicts = dict[str, dict[str, Any]]  # label -> good, seen
+
+
+@contextlib.contextmanager
+def private_server() -> Iterator[PrivateServer]:
+    """Run a server that may be restarted; raises RuntimeError where none is installed."""
+    with tempfile.TemporaryDirectory(prefix="probes-") as folder:
+        try:
+            with PrivateServer(Path(folder) / "server") as server:
+                yield server
+        finally:
+            guard().close()
+            guard.cache_clear()
+
+
+class Round:
+    """All peers at once, each with a database of its own, and what they answered."""
+
+    def __init__(self, contestants: Sequence[Contestant], known: dict[str, Any], threads: ThreadPoolExecutor) -> None:
+        self._contestants, self._threads = contestants, threads
+        self._arguments = {one.label: _database(known, number) for number, one in enumerate(contestants)}
+        self.found: dict[str, Verdicts] = {name: {} for name in TITLES}
+
+    def together(self, run: Callable[[Contestant], Any]) -> None:
+        """Run something for all of them, each in a thread."""
+        list(self._threads.map(run, self._contestants))
+
+    def alone(self, one: Contestant) -> None:
+        """Have one answer all that takes one step."""
+        for name in TITLES:
+            if name in TWO_STEPS:
+                continue
+            self.found[name][one.label] = verdict = _ask(one.worker, name, self._arguments[one.label], 0)
+            if name in LOCKING and verdict["good"] is not True:
+                one.worker.end()
+
+    def step(self, name: str, number: int, workers: dict[str, Worker], through: proxy.Process | None = None) -> None:
+        """Have all take the first or the second step of a probe."""
+
+        def run(one: Contestant) -> None:
+            told = self._arguments[one.label]
+            if through is not None:
+                told = {**told, "port": through.port}
+            if number == 0 or one.label not in self.found[name]:  # else the first step failed
+                verdict = _ask(workers[one.label], name, told, number)
+                if verdict is not None:
+                    self.found[name][one.label] = verdict
+
+        self.together(run)
+
+
+def probe_all(contestants: Sequence[Contestant], note: Callable[[str], None], *, quick: bool) -> dict[str, Any]:
+    """Return name -> title and verdicts. What takes long is left out of a quick run."""
+    present = [one for one in contestants if one.absent is None]
+    dead_links = {"dead link, at once": 0.0, "dead link, idle for long": DEAD}
+    if quick:
+        del dead_links["dead link, idle for long"]
+    with private_server() as server, contextlib.ExitStack() as stack:
+        known = server.server.kwargs()
+        threads = stack.enter_context(ThreadPoolExecutor(3 * len(present) + 1))
+        probes = Round(present, known, threads)
+        note("links die")
+        waiting = []
+        for name, idle in dead_links.items():
+            twins = {one.label: stack.enter_context(_twin(one)) for one in present}
+            process = stack.enter_context(proxy.running(known["host"], known["port"], 0.0))
+            probes.step(name, 0, twins, process)
+            process.stall()
+            due = time.monotonic() + idle
+            waiting.append((name, twins, due))
+        note("what each does by itself")
+        answers = [threads.submit(probes.alone, one) for one in present]
+        for name, twins, due in waiting:
+            time.sleep(max(0.0, due - time.monotonic()))
+            note(f"{name}: use of it")
+            probes.step(name, 1, twins)
+            for twin in twins.values():
+                twin.end()
+        for answer in answers:
+            answer.result()
+        note("a restart of the server")
+        own = {one.label: one.worker for one in present}
+        probes.step("restart", 0, own)
+        server.restart()
+        probes.step("restart", 1, own)
+        probes.together(lambda one: one.worker.end())
+    asked = {name: found for name, found in probes.found.items() if found}
+    return {name: {"title": TITLES[name], "verdicts": found} for name, found in asked.items()}
+
+
+def _twin(one: Contestant) -> Worker:
+    return Worker(one.peer.name, one.label, one.worker.path)
+
+
+def _database(known: dict[str, Any], number: int) -> dict[str, Any]:
+    """Make a database of its own for a peer, so that none stands in another's way."""
+    name = f"probes_{number}"
+    with pymysql.connect(**known, ssl_disabled=True, autocommit=True) as connection, connection.cursor() as cursor:
+        cursor.execute(f"CREATE DATABASE {name}")
+        cursor.execute(f"USE {name}")
+        for statement in PREPARATION:
+            cursor.execute(statement)
+    return {**known, "database": name}
+
+
+def _ask(worker: Worker, name: str, arguments: dict[str, Any], step: int) -> Any:
+    limit = PATIENCE + 3.0 if name.startswith("dead link") else LIMIT
+    try:
+        return worker.ask("probe", limit, name=name, arguments=arguments, step=step)
+    except PeerGone as error:
+        # Not to come back is wrong; so is taking the process along.
+        return {"good": False, "seen": str(error)}
+    except PeerError as error:
+        return {"good": None, "seen": str(error)}
