@@ -112,7 +112,8 @@ def _speed(rows: Mapping[str, Row]) -> Any:
         one.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
         one.set_title(way, fontsize=10)
         one.set_xlabel("time, x the driver's connection that stays open (red); less is better")
-    axes[1].legend(loc="lower right", fontsize=8)
+        if found:
+            one.legend(loc="lower right", fontsize=8)
     figure.suptitle("A lease, its statement and its release, one thread", fontsize=12)
     _room_for_footnote(figure)
     return figure

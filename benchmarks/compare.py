@@ -22,7 +22,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import lease
 import memory
@@ -257,7 +257,7 @@ def main() -> int:
     target = folder / f"{name}.json"
     if options.charts_only:
         return draw(target, folder)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that everything is tidied up
+    end_on_sigterm()
     progress = Progress(len(planned([], {}, {}, QUICK)) + 1)
     places = Path(options.peers_folder)
     with (
@@ -320,8 +320,18 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-if __name__ == "__main__":
+def end_on_sigterm() -> None:
+    """Have SIGTERM end the program in order, so that what it started is tidied up."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+
+
+def run(program: Callable[[], int]) -> NoReturn:
+    """Run a program and exit with its status; without a traceback on Ctrl-C."""
     try:
-        sys.exit(main())
+        sys.exit(program())
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+if __name__ == "__main__":
+    run(main)

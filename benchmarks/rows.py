@@ -162,24 +162,25 @@ def wire(contestants: Sequence[Contestant], kind: str, title: str, near: Mapping
     few, many = 2, 8
 
     def count(one: Contestant) -> Cell:
-        with far_away(near, WIRE_DELAY) as (process, arguments):
-            one.worker.ask("begin", STEP_LIMIT, kind=kind, arguments=arguments, seconds=0)
-            one.worker.ask("repeat", STEP_LIMIT, times=4)
-            tallies = []
-            for times in (few, many):
-                time.sleep(6 * WIRE_DELAY)
-                process.tally()
-                one.worker.ask("repeat", STEP_LIMIT, times=times)
-                time.sleep(6 * WIRE_DELAY)
-                tallies.append(process.tally())
-            one.worker.ask("end", STEP_LIMIT)
+        one.worker.ask("begin", STEP_LIMIT, kind=kind, arguments=arguments, seconds=0)
+        one.worker.ask("repeat", STEP_LIMIT, times=4)
+        tallies = []
+        for times in (few, many):
+            time.sleep(6 * WIRE_DELAY)
+            process.tally()
+            one.worker.ask("repeat", STEP_LIMIT, times=times)
+            time.sleep(6 * WIRE_DELAY)
+            tallies.append(process.tally())
+        one.worker.ask("end", STEP_LIMIT)
+        time.sleep(6 * WIRE_DELAY)  # its goodbyes are not the next one's
         per = {
             name: None if less is None or more is None else (more - less) / (many - few)
             for (name, less), more in zip(tallies[0].items(), tallies[1].values(), strict=True)
         }
         return cell(per.pop("waits"), **{name.replace("_", " "): value for name, value in per.items()})
 
-    cells = each(contestants, count)
+    with far_away(near, WIRE_DELAY) as (process, arguments):
+        cells = each(contestants, count)
     return row(f"wire, {kind}", "wire", f"{title}, on the wire", "round trips waited for", cells)
 
 

@@ -34,6 +34,7 @@ KINDS = {
     "select": Kind(work.select_one, work.select_one, autocommit=True),
     "read": Kind(work.read_row, work.read_row, autocommit=False),
     "insert": Kind(work.insert_row, work.insert_row, autocommit=False),
+    "touch": Kind(work.touch, work.touch, autocommit=True),
     "fetch": Kind(work.fetch_rows, work.fetch_rows, autocommit=True),
 }
 
