@@ -168,8 +168,8 @@ def planned(
         plan.append((f"{title}, on the wire", partial(rows.wire, contestants, kind, title, near)))
     for name, title in rows.CROWD_TITLES.items():
         plan.append((title, partial(rows.crowd, contestants, name, near, effort)))
-    plan.append(("a spike", partial(rows.spike, contestants, near, effort.spikes)))
-    plan.append(("opening cold", partial(rows.cold, contestants, near, effort.colds)))
+    plan.append(("a spike", partial(rows.spike, contestants, near, effort)))
+    plan.append(("opening cold", partial(rows.cold, contestants, near, effort)))
     plan += [("memory", partial(rows.memory, contestants, near, effort.memory_steps, tls=tls)) for tls in (False, True)]
     plan.append(("import time", partial(rows.imports, contestants, str(HERE.parent), effort.imports)))
     pools = [one for one in contestants if one.peer.pools]

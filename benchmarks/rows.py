@@ -22,8 +22,7 @@ from results import Cell, Row, cell, failed, row
 
 STEP_LIMIT = 60.0  # seconds in which a peer must answer, whatever it is asked
 LOOPBACK_LIMIT, PROXY_LIMIT, CROWD_LIMIT = 0.01, 0.02, 0.03  # how far the floor may be from itself
-SPIKE_OPENING, SPIKE_DELAY = 0.150, 0.001  # seconds
-AT_ONCE = 50
+SPIKE_DELAY = 0.001  # seconds each way
 WIRE_DELAY = 0.004  # seconds each way: long beside what a client does between two packets
 
 LOOPBACK, FAR = "loopback", "1 ms each way"
@@ -47,6 +46,8 @@ class Effort(NamedTuple):
     crowd_rounds: int
     crowd_window: float
     crowd_tries: int
+    at_once: int  # threads of a spike, sessions opened cold
+    spike_opening: float
     spikes: int
     colds: int
     memory_steps: int
@@ -55,8 +56,8 @@ class Effort(NamedTuple):
     fetch: float
 
 
-FULL = Effort(22.0, 32.0, 4, 12, 0.2, 2, 3, 5, 8, 9, 100_000, 40.0)
-QUICK = Effort(1.5, 3.0, 1, 2, 0.08, 1, 1, 1, 1, 1, 20_000, 3.0)
+FULL = Effort(22.0, 32.0, 4, 12, 0.2, 2, 50, 0.15, 3, 5, 8, 9, 100_000, 40.0)
+QUICK = Effort(1.5, 3.0, 1, 2, 0.08, 1, 20, 0.05, 1, 1, 2, 1, 20_000, 3.0)
 
 WORKS = {
     "alone": "A lease alone, to a SELECT 1 on the floor",
@@ -225,14 +226,14 @@ def _crowd_cell(windows: Mapping[str, Any], tries: int) -> Cell:
     return cell(list(spread), control=off, void=abs(off - 1) > CROWD_LIMIT, tries=tries, **more)
 
 
-def spike(contestants: Sequence[Contestant], near: Mapping[str, Any], times: int) -> Row:
+def spike(contestants: Sequence[Contestant], near: Mapping[str, Any], effort: Effort) -> Row:
     """Have many threads come at once to an empty pool where opening is slow."""
 
     def come(one: Contestant) -> Cell:
         found = []
-        for _ in range(times):
-            with far_away(near, SPIKE_DELAY, SPIKE_OPENING) as (process, arguments):
-                threads = min(AT_ONCE, one.peer.max_size or AT_ONCE)
+        threads = min(effort.at_once, one.peer.max_size or effort.at_once)
+        for _ in range(effort.spikes):
+            with far_away(near, SPIKE_DELAY, effort.spike_opening) as (process, arguments):
                 spiked = one.worker.ask("spike", STEP_LIMIT, arguments=arguments, threads=threads)
                 # One was opened to see how long that takes.
                 found.append((spiked, process.tally()["connections"] - 1))
@@ -241,19 +242,19 @@ def spike(contestants: Sequence[Contestant], near: Mapping[str, Any], times: int
         opened, errors = max(count for _, count in found), sum(spiked["errors"] for spiked, _ in found)
         return cell(list(spread), opened=opened, errors=errors, threads=threads)
 
-    title = f"Spike: {AT_ONCE} threads at once, an empty pool, slow openings"
+    title = f"Spike: {effort.at_once} threads at once, an empty pool, slow openings"
     return row("spike", "openings", title, "all served after, x one opening", each(contestants, come))
 
 
-def cold(contestants: Sequence[Contestant], near: Mapping[str, Any], times: int) -> Row:
+def cold(contestants: Sequence[Contestant], near: Mapping[str, Any], effort: Effort) -> Row:
     """Have threads hold as many leases at once, of an empty pool."""
 
     def fill(one: Contestant) -> Cell:
-        count = min(AT_ONCE, one.peer.max_size or AT_ONCE)
-        found = [one.worker.ask("cold", STEP_LIMIT, arguments=near, count=count) for _ in range(times)]
+        count = min(effort.at_once, one.peer.max_size or effort.at_once)
+        found = [one.worker.ask("cold", STEP_LIMIT, arguments=near, count=count) for _ in range(effort.colds)]
         return cell(list(Spread.of(one["took"] / one["floor"] for one in found)), sessions=count)
 
-    title = f"{AT_ONCE} sessions opened cold"
+    title = f"{effort.at_once} sessions opened cold"
     unit = "x as many openings of the driver in a row"
     return row("cold", "openings", title, unit, each(contestants, fill))
 
