@@ -136,7 +136,7 @@ def _threads(rows: Mapping[str, Row]) -> Any:
 
 
 def _costs(rows: Mapping[str, Row]) -> Any:
-    keys = ("memory, without TLS", "memory, TLS as by default", "import", "spike")
+    keys = ("memory, without TLS", "memory, with TLS", "import", "spike")
     panels = [rows[key] for key in keys if key in rows and labels_of([rows[key]])]
     if not panels:
         return None

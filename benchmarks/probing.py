@@ -7,9 +7,9 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import proxy
 import pymysql
@@ -44,18 +44,43 @@ def private_server() -> Iterator[PrivateServer]:
 class Round:
     """All peers at once, each with a database of its own, and what they answered."""
 
-    def __init__(self, contestants: Sequence[Contestant], known: dict[str, Any], threads: ThreadPoolExecutor) -> None:
-        self._contestants, self._threads = contestants, threads
+    def __init__(self, contestants: Sequence[Contestant], known: dict[str, Any]) -> None:
+        self._contestants = contestants
+        self._threads = ThreadPoolExecutor(3 * len(contestants) + 1)
         self._arguments = {one.label: _database(known, number) for number, one in enumerate(contestants)}
+        self._workers = [one.worker for one in contestants]
+        self._is_over = False
         self.found: dict[str, Verdicts] = {name: {} for name in TITLES}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._is_over = True
+        for worker in self._workers:
+            worker.kill()  # so that the threads have nothing to wait for
+        self._threads.shutdown(wait=True, cancel_futures=True)
+        for worker in self._workers:
+            worker.end()
+
+    def twins(self) -> dict[str, Worker]:
+        """Make a second process for each."""
+        made = {one.label: Worker(one.peer.name, one.label, one.worker.path) for one in self._contestants}
+        self._workers += made.values()
+        return made
 
     def together(self, run: Callable[[Contestant], Any]) -> None:
         """Run something for all of them, each in a thread."""
         list(self._threads.map(run, self._contestants))
 
-    def alone(self, one: Contestant) -> None:
-        """Have one answer all that takes one step."""
+    def begin_alone(self) -> list[Future[None]]:
+        """Begin to have each answer all that takes one step."""
+        return [self._threads.submit(self._alone, one) for one in self._contestants]
+
+    def _alone(self, one: Contestant) -> None:
         for name in TITLES:
+            if self._is_over:
+                return
             if name in TWO_STEPS:
                 continue
             self.found[name][one.label] = verdict = _ask(one.worker, name, self._arguments[one.label], 0)
@@ -85,25 +110,22 @@ def probe_all(contestants: Sequence[Contestant], note: Callable[[str], None], *,
         del dead_links["dead link, idle for long"]
     with private_server() as server, contextlib.ExitStack() as stack:
         known = server.server.kwargs()
-        threads = stack.enter_context(ThreadPoolExecutor(3 * len(present) + 1))
-        probes = Round(present, known, threads)
+        probes = stack.enter_context(Round(present, known))
         note("links die")
         waiting = []
         for name, idle in dead_links.items():
-            twins = {one.label: stack.enter_context(_twin(one)) for one in present}
+            twins = probes.twins()
             process = stack.enter_context(proxy.running(known["host"], known["port"], 0.0))
             probes.step(name, 0, twins, process)
             process.stall()
             due = time.monotonic() + idle
             waiting.append((name, twins, due))
         note("what each does by itself")
-        answers = [threads.submit(probes.alone, one) for one in present]
+        answers = probes.begin_alone()
         for name, twins, due in waiting:
             time.sleep(max(0.0, due - time.monotonic()))
             note(f"{name}: use of it")
             probes.step(name, 1, twins)
-            for twin in twins.values():
-                twin.end()
         for answer in answers:
             answer.result()
         note("a restart of the server")
@@ -111,13 +133,8 @@ def probe_all(contestants: Sequence[Contestant], note: Callable[[str], None], *,
         probes.step("restart", 0, own)
         server.restart()
         probes.step("restart", 1, own)
-        probes.together(lambda one: one.worker.end())
     asked = {name: found for name, found in probes.found.items() if found}
     return {name: {"title": TITLES[name], "verdicts": found} for name, found in asked.items()}
-
-
-def _twin(one: Contestant) -> Worker:
-    return Worker(one.peer.name, one.label, one.worker.path)
 
 
 def _database(known: dict[str, Any], number: int) -> dict[str, Any]:

@@ -91,13 +91,19 @@ class Worker:
             self.end()
             raise
 
+    def kill(self) -> None:
+        """Kill the process and what it has started; whoever waits for its answer sees that. For another thread."""
+        process = self._process
+        if process is not None and process.poll() is None:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(process.pid, signal.SIGKILL)
+
     def end(self) -> None:
-        """Kill the process and what it has started."""
+        """Kill the process and forget it."""
+        self.kill()
         process, self._process = self._process, None
         if process is None:
             return
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(process.pid, signal.SIGKILL)
         process.wait()
         for pipe in (process.stdin, process.stdout):
             assert pipe is not None

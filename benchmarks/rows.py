@@ -281,7 +281,7 @@ def memory(contestants: Sequence[Contestant], near: Mapping[str, Any], steps: in
         return cell(weighed(pooled=True), **{"without a pool": floors[driver]})
 
     firsts = [one for one in contestants if one.peer.pools and one.label == one.peer.labels()[0]]
-    way = "TLS as by default" if tls else "without TLS"
+    way = "with TLS" if tls else "without TLS"
     return row(f"memory, {way}", "costs", f"Memory of an idle session, {way}", "KiB", each(firsts, weigh))
 
 

@@ -19,8 +19,7 @@ NOTE = "another driver, to its own floor"
 
 
 def _settings(arguments: Mapping[str, Any], *, autocommit: bool, tls: bool) -> dict[str, Any]:
-    own = {**arguments, "autocommit": autocommit, "ssl_verify_cert": False}
-    return own if tls else {**own, "ssl": False}
+    return {**arguments, "autocommit": autocommit, "ssl": tls}
 
 
 def bare(arguments: Mapping[str, Any], *, autocommit: bool = True, tls: bool = False) -> Any:
