@@ -16,6 +16,7 @@ mpl.use("svg")
 import matplotlib.pyplot as plt
 import results
 from matplotlib.colors import ListedColormap
+from matplotlib.ticker import NullFormatter
 from results import Row
 
 OURS, OTHERS, FLOOR = "#0b62b8", "#7a7a7a", "#c0392b"
@@ -111,11 +112,9 @@ def _speed(rows: Mapping[str, Row]) -> Any:
         one.set_xscale("log")
         one.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
         one.set_title(way, fontsize=10)
-        one.set_xlabel("time, x the driver's connection that stays open (red); less is better")
-        if found:
-            one.legend(loc="lower right", fontsize=8)
+    figure.supxlabel("time, x that of the driver's connection that stays open (red); less is better", fontsize=9)
     figure.suptitle("A lease, its statement and its release, one thread", fontsize=12)
-    _room_for_footnote(figure)
+    _finish(figure, axes[0] if panels[0][1] else axes[1])
     return figure
 
 
@@ -129,9 +128,8 @@ def _threads(rows: Mapping[str, Row]) -> Any:
     _dots(axes, found, labels)
     axes.set_xlim(left=0)
     axes.set_xlabel("statements a second, x those of threads with a connection each (red); more is better")
-    axes.legend(loc="lower right", fontsize=8)
     figure.suptitle("Many threads on 8 sessions", fontsize=12)
-    _room_for_footnote(figure)
+    _finish(figure, axes)
     return figure
 
 
@@ -153,10 +151,12 @@ def _costs(rows: Mapping[str, Row]) -> Any:
             axes.text(value, place, f" {results.figure(value)}", va="center", fontsize=8)
         axes.invert_yaxis()
         axes.set_xscale("log" if max(values) > 20 * min(values) > 0 else "linear")
+        axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        axes.xaxis.set_minor_formatter(NullFormatter())
         axes.set_title(one["title"], fontsize=10)
         axes.set_xlabel(f"{one['unit']}; less is better")
     figure.suptitle("What else it costs", fontsize=12)
-    _room_for_footnote(figure)
+    _finish(figure)
     return figure
 
 
@@ -179,9 +179,12 @@ def _correctness(probes: Mapping[str, Any]) -> Any:
     for side in axes.spines.values():
         side.set_visible(False)
     axes.tick_params(length=0)
-    _room_for_footnote(figure)
+    _finish(figure)
     return figure
 
 
-def _room_for_footnote(figure: Any) -> None:
+def _finish(figure: Any, labelled: Any = None) -> None:
+    """Add the legend of some axes below the chart, and room for the footnote."""
+    if labelled is not None:
+        figure.legend(*labelled.get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=8)
     figure.get_layout_engine().set(rect=(0, 0.03, 1, 0.97))

@@ -133,8 +133,14 @@ def probe_all(contestants: Sequence[Contestant], note: Callable[[str], None], *,
         probes.step("restart", 0, own)
         server.restart()
         probes.step("restart", 1, own)
-    asked = {name: found for name, found in probes.found.items() if found}
-    return {name: {"title": TITLES[name], "verdicts": found} for name, found in asked.items()}
+    return {
+        name: {
+            "title": TITLES[name],
+            "verdicts": {one.label: found[one.label] for one in present if one.label in found},
+        }
+        for name, found in probes.found.items()
+        if found
+    }
 
 
 def _database(known: dict[str, Any], number: int) -> dict[str, Any]:
