@@ -112,8 +112,13 @@ def _speed(rows: Mapping[str, Row]) -> Any:
         one.set_xscale("log")
         one.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
         one.set_title(way, fontsize=10)
-    figure.supxlabel("time, x that of the driver's connection that stays open (red); less is better", fontsize=9)
-    figure.suptitle("A lease, its statement and its release, one thread", fontsize=12)
+        one.set_xlabel("time, x the floor (red); less is better")
+    figure.suptitle(
+        "A lease, its statement and its release, to the same on a connection that stays open",
+        fontsize=11,
+        x=0.01,
+        ha="left",
+    )
     _finish(figure, axes[0] if panels[0][1] else axes[1])
     return figure
 
@@ -128,7 +133,7 @@ def _threads(rows: Mapping[str, Row]) -> Any:
     _dots(axes, found, labels)
     axes.set_xlim(left=0)
     axes.set_xlabel("statements a second, x those of threads with a connection each (red); more is better")
-    figure.suptitle("Many threads on 8 sessions", fontsize=12)
+    figure.suptitle("Many threads on 8 sessions", fontsize=11, x=0.01, ha="left")
     _finish(figure, axes)
     return figure
 
@@ -155,7 +160,7 @@ def _costs(rows: Mapping[str, Row]) -> Any:
         axes.xaxis.set_minor_formatter(NullFormatter())
         axes.set_title(one["title"], fontsize=10)
         axes.set_xlabel(f"{one['unit']}; less is better")
-    figure.suptitle("What else it costs", fontsize=12)
+    figure.suptitle("What else it costs", fontsize=11, x=0.01, ha="left")
     _finish(figure)
     return figure
 
@@ -184,7 +189,7 @@ def _correctness(probes: Mapping[str, Any]) -> Any:
 
 
 def _finish(figure: Any, labelled: Any = None) -> None:
-    """Add the legend of some axes below the chart, and room for the footnote."""
+    """Add the legend of some axes beside the chart, and room for the footnote."""
     if labelled is not None:
-        figure.legend(*labelled.get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=8)
+        figure.legend(*labelled.get_legend_handles_labels(), loc="outside right upper", fontsize=8)
     figure.get_layout_engine().set(rect=(0, 0.03, 1, 0.97))
