@@ -3,7 +3,7 @@
     python benchmarks/compare.py [--quick] [--only PEER ...] [--results FOLDER] [--charts-only]
 
 Installs each peer's newest release into a folder of its own, starts a private server unless --server-dsn names one,
-prints each row as it is found, and writes a JSON file and SVG charts. About twenty minutes, two with --quick.
+prints each row as it is found, and writes a JSON file and SVG charts. About twenty minutes, two or three with --quick.
 docs/benchmarks.md tells how to read the output. `tox -e bench` does the same with the wheel instead of the working
 copy.
 """
@@ -37,7 +37,7 @@ from environments import installed
 from lease import Server
 from processes import PeerError, Worker
 from results import Row
-from rows import FAR, FULL, LOOPBACK, QUICK, Contestant, Effort
+from rows import FAR, FULL, LOOPBACK, QUICK, Contestant, Course, Effort
 
 sys.path.append(str(Path(__file__).parents[1]))  # the working copy, unless the package is installed
 
@@ -122,7 +122,10 @@ def chosen_server(options: argparse.Namespace) -> Iterator[Server]:
     if options.server_dsn is not None:
         arguments, _ = parse_dsn(options.server_dsn)
         pids = () if options.server_pid is None else (options.server_pid,)
-        yield Server({"host": "127.0.0.1", "port": 3306, **arguments}, pids)
+        arguments = {"host": "127.0.0.1", "port": 3306, **arguments}
+        # What every driver knows by these names; proxies are reached over TCP.
+        known = ("host", "port", "user", "password", "database")
+        yield Server({name: arguments[name] for name in known if name in arguments}, pids)
         return
     with tempfile.TemporaryDirectory() as folder:
         certificate = [f"--ssl-cert={folder}/cert.pem", f"--ssl-key={folder}/key.pem"] if memory.sign(folder) else []
@@ -152,18 +155,9 @@ def planned(
     """Return all rows, each with its name and what measures it."""
     plan: list[tuple[str, Callable[[], Row]]] = []
     for way, arguments, seconds in ((LOOPBACK, near, effort.loopback), (FAR, far, effort.far)):
+        course = Course(way, arguments, seconds, effort.least, effort.tries)
         for kind, title in rows.WORKS.items():
-            measure = partial(
-                rows.one_thread,
-                contestants,
-                kind,
-                title,
-                arguments=arguments,
-                way=way,
-                seconds=seconds,
-                tries=effort.tries,
-            )
-            plan.append((f"{title}, {way}", measure))
+            plan.append((f"{title}, {way}", partial(rows.one_thread, contestants, kind, title, course)))
     for kind, title in rows.WORKS.items():
         plan.append((f"{title}, on the wire", partial(rows.wire, contestants, kind, title, near)))
     for name, title in rows.CROWD_TITLES.items():
@@ -174,10 +168,8 @@ def planned(
     plan.append(("import time", partial(rows.imports, contestants, str(HERE.parent), effort.imports)))
     pools = [one for one in contestants if one.peer.pools]
     title = f"Fetch of {effort.fetched:,} rows"
-    fetch = partial(
-        rows.one_thread, pools, "fetch", title, arguments=near, way=LOOPBACK, seconds=effort.fetch, tries=effort.tries
-    )
-    return [*plan, (title, fetch)]
+    course = Course(LOOPBACK, near, effort.fetch, effort.least, effort.fetch_tries)
+    return [*plan, (title, partial(rows.one_thread, pools, "fetch", title, course))]
 
 
 def measure(
@@ -292,7 +284,7 @@ def arguments() -> argparse.Namespace:
         " is then the installed one or else the working copy.",
     )
     parser.add_argument(
-        "--quick", action="store_true", help="about two minutes, with wider spreads and more that is void"
+        "--quick", action="store_true", help="two or three minutes, with wide spreads and more that is void"
     )
     parser.add_argument(
         "--only", nargs="+", metavar="PEER", default=[], help=f"of {', '.join(peer.name for peer in peers.found())}"

@@ -19,7 +19,7 @@ import results
 import rows
 from processes import Worker
 from results import OURS, Cell, Row
-from rows import FULL, LOOPBACK, Contestant
+from rows import FULL, LOOPBACK, Contestant, Course
 
 TRIES = 5
 SECONDS = 4.0  # for a try of one thread's ratio
@@ -93,9 +93,7 @@ def check_ratio(bound: Bound, measure: Callable[[], Row]) -> tuple[str | None, b
 
 def check(contestant: Contestant, near: dict[str, Any]) -> int:
     def one_thread(bound: Bound) -> Row:
-        return rows.one_thread(
-            [contestant], bound.key, bound.title, arguments=near, way=LOOPBACK, seconds=SECONDS, tries=1
-        )
+        return rows.one_thread([contestant], bound.key, bound.title, Course(LOOPBACK, near, SECONDS, least=3, tries=1))
 
     effort = FULL._replace(crowd_rounds=8, crowd_tries=1)
     ratios: Sequence[tuple[Bound, Callable[[], Row]]] = (

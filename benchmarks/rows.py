@@ -43,6 +43,7 @@ class Effort(NamedTuple):
     loopback: float  # for a row, all peers together
     far: float
     tries: int
+    least: int  # rounds, however long they take
     crowd_rounds: int
     crowd_window: float
     crowd_tries: int
@@ -54,10 +55,17 @@ class Effort(NamedTuple):
     imports: int
     fetched: int  # rows
     fetch: float
+    fetch_tries: int
 
 
-FULL = Effort(22.0, 32.0, 4, 12, 0.2, 2, 50, 0.15, 3, 5, 8, 9, 100_000, 40.0)
-QUICK = Effort(1.5, 3.0, 1, 2, 0.08, 1, 20, 0.05, 1, 1, 2, 1, 20_000, 3.0)
+FULL = Effort(
+    loopback=22.0, far=32.0, tries=4, least=3, crowd_rounds=10, crowd_window=0.15, crowd_tries=2, at_once=50,
+    spike_opening=0.15, spikes=2, colds=5, memory_steps=8, imports=9, fetched=100_000, fetch=40.0, fetch_tries=2,
+)  # fmt: skip
+QUICK = Effort(
+    loopback=1.5, far=3.0, tries=1, least=1, crowd_rounds=2, crowd_window=0.07, crowd_tries=1, at_once=20,
+    spike_opening=0.05, spikes=1, colds=1, memory_steps=1, imports=1, fetched=20_000, fetch=3.0, fetch_tries=1,
+)  # fmt: skip
 
 WORKS = {
     "alone": "A lease alone, to a SELECT 1 on the floor",
@@ -90,19 +98,20 @@ def each(contestants: Sequence[Contestant], run: Callable[[Contestant], Cell]) -
 # One thread
 
 
-def one_thread(
-    contestants: Sequence[Contestant],
-    kind: str,
-    title: str,
-    *,
-    arguments: Mapping[str, Any],
-    way: str,
-    seconds: float,
-    tries: int,
-) -> Row:
+class Course(NamedTuple):
+    """Where the server is, and for how long rounds are taken."""
+
+    way: str
+    arguments: Mapping[str, Any]
+    seconds: float
+    least: int
+    tries: int
+
+
+def one_thread(contestants: Sequence[Contestant], kind: str, title: str, course: Course) -> Row:
     """Interleave short rounds of all peers; again for those whose floor differs from itself."""
-    limit, segment = (PROXY_LIMIT, 0.005) if way == FAR else (LOOPBACK_LIMIT, 0.001)
-    begin = {"kind": kind, "arguments": arguments, "seconds": segment}
+    limit, segment = (PROXY_LIMIT, 0.005) if course.way == FAR else (LOOPBACK_LIMIT, 0.001)
+    begin = {"kind": kind, "arguments": course.arguments, "seconds": segment}
 
     def open_turns(one: Contestant) -> Cell:
         one.worker.ask("begin", STEP_LIMIT, **begin)
@@ -110,18 +119,18 @@ def one_thread(
 
     cells = each(contestants, open_turns)
     racing = [one for one in contestants if "error" not in cells[one.label]]
-    for number in range(1, tries + 1):
-        share = seconds * max(0.25, len(racing) / len(contestants))
-        for label, times in _interleave(racing, share).items():
+    for number in range(1, course.tries + 1):
+        share = course.seconds * max(0.25, len(racing) / len(contestants))
+        for label, times in _interleave(racing, share, course.least).items():
             cells[label] = times if "error" in times else _cell_of(times, limit, number)
         racing = [one for one in racing if cells[one.label].get("void")]
         if not racing:
             break
     each(contestants, lambda one: one.worker.ask("end", STEP_LIMIT) or {})
-    return row(f"{kind}, {way}", "one thread", f"{title}, {way}", "x the driver's floor", cells)
+    return row(f"{kind}, {course.way}", "one thread", f"{title}, {course.way}", "x the driver's floor", cells)
 
 
-def _interleave(racing: Sequence[Contestant], seconds: float, least: int = 3) -> dict[str, Any]:
+def _interleave(racing: Sequence[Contestant], seconds: float, least: int) -> dict[str, Any]:
     """Have all take rounds in turn for so long, in another order each time; slow ones sit out for an equal share."""
     found: dict[str, Any] = {one.label: {"floor": [], "control": [], "lease": []} for one in racing}
     used = dict.fromkeys(found, 0.0)
@@ -160,7 +169,7 @@ def _cell_of(times: dict[str, list[float]], limit: float, tries: int) -> Cell:
 
 def wire(contestants: Sequence[Contestant], kind: str, title: str, near: Mapping[str, Any]) -> Row:
     """Count what a lease with its work sends and waits for; what a few leases and many have in common cancels out."""
-    few, many = 2, 8
+    few, many = 2, 6
 
     def count(one: Contestant) -> Cell:
         one.worker.ask("begin", STEP_LIMIT, kind=kind, arguments=arguments, seconds=0)
