@@ -190,8 +190,11 @@ def measure(
         conditions = lease.conditions(Server({**near, "ssl_disabled": True}, server.pids), core)
         conditions["begun"] = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
         method.show_conditions(conditions)
-        for label in (one for one in known if one["absent"]):
-            print(f"absent: {label['label']}: {label['absent']}")
+        for one in known:
+            versions = ", ".join(f"{name} {version}" for name, version in one["versions"].items())
+            print(f"  {one['label']:<{results.WIDTH}}{(one['absent'] and 'absent: ' + one['absent']) or versions}")
+            if one["note"]:
+                print(f"  {'':<{results.WIDTH}}{one['note']}")
         for title, run in planned(contestants, near, far, effort):
             progress.step(title)
             found.append({**run(), "load": method.load()})
@@ -245,7 +248,7 @@ def main() -> int:
     options = arguments()
     folder = Path(options.results)
     folder.mkdir(parents=True, exist_ok=True)
-    name = options.name or ("quick" if options.quick else CHARTED)
+    name = options.name or ("quick" if options.quick else "partial" if options.only else CHARTED)
     target = folder / f"{name}.json"
     if options.charts_only:
         return draw(target, folder)
@@ -298,7 +301,7 @@ def arguments() -> argparse.Namespace:
         "--server-pid", type=int, metavar="PID", help="process of that server, to be pinned; without it nothing is"
     )
     parser.add_argument("--results", metavar="FOLDER", default=str(HERE / "results"), help="where JSON and charts go")
-    parser.add_argument("--name", help="of the JSON file; by default 'latest', or 'quick'")
+    parser.add_argument("--name", help="of the JSON file; by default 'latest', 'quick', or 'partial' with --only")
     parser.add_argument("--charts-only", action="store_true", help="draw the charts of an existing JSON file")
     parser.add_argument(
         "--peers-folder",

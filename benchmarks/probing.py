@@ -22,6 +22,7 @@ sys.path.append(str(Path(__file__).parents[1] / "tests"))
 from servers import PrivateServer, guard
 
 LIMIT = 30.0  # seconds for a probe
+WAITING = 3.0  # seconds that callers wait for a session
 DEAD = 40.0  # seconds that a link is dead before it is used
 # What these leave locked would stand in the way of later ones.
 LOCKING = ("leak: transaction", "leak: GET_LOCK", "leak: GET_LOCK in a function", "leak: LOCK TABLES")
@@ -49,6 +50,9 @@ class Round:
         self._threads = ThreadPoolExecutor(3 * len(contestants) + 1)
         self._arguments = {one.label: _database(known, number) for number, one in enumerate(contestants)}
         self._workers = [one.worker for one in contestants]
+        for worker in self._workers:
+            worker.end()  # what is lost for good is not to be waited for long
+            worker.patience = WAITING
         self._is_over = False
         self.found: dict[str, Verdicts] = {name: {} for name in TITLES}
 
@@ -66,6 +70,8 @@ class Round:
     def twins(self) -> dict[str, Worker]:
         """Make a second process for each."""
         made = {one.label: Worker(one.peer.name, one.label, one.worker.path) for one in self._contestants}
+        for twin in made.values():
+            twin.patience = WAITING
         self._workers += made.values()
         return made
 

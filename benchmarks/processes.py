@@ -31,6 +31,7 @@ class Worker:
     def __init__(self, peer: str, label: str, path: str | None) -> None:
         self.peer, self.label = peer, label
         self.path = path
+        self.patience = 30.0  # seconds that its pool's callers wait, from the next start
         self._process: subprocess.Popen[bytes] | None = None
         self._unread = b""
         self._errors: Any = None
@@ -77,6 +78,7 @@ class Worker:
             return None
         # A hash seed of its own would give each process dictionaries of another shape.
         environment = {**os.environ, "PYTHONHASHSEED": "0", "PYTHONUNBUFFERED": "1", "PYTHONWARNINGS": "ignore"}
+        environment["BENCHMARK_PATIENCE"] = str(self.patience)
         if self.path:
             environment["PYTHONPATH"] = self.path
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115  end() closes it

@@ -284,7 +284,7 @@ def memory(contestants: Sequence[Contestant], near: Mapping[str, Any], steps: in
             one.worker.end()
             return float(found)
 
-        driver = one.peer.driver_imports + one.peer.name.partition("_")[2]
+        driver = one.peer.driver_imports
         if driver not in floors:
             floors[driver] = weighed(pooled=False)
         return cell(weighed(pooled=True), **{"without a pool": floors[driver]})
