@@ -159,7 +159,7 @@ def planned(
         for kind, title in rows.WORKS.items():
             plan.append((f"{title}, {way}", partial(rows.one_thread, contestants, kind, title, course)))
     for kind, title in rows.WORKS.items():
-        plan.append((f"{title}, on the wire", partial(rows.wire, contestants, kind, title, near)))
+        plan.append((f"{title}, on the wire", partial(rows.wire, contestants, kind, title, near, effort.wires)))
     for name, title in rows.CROWD_TITLES.items():
         plan.append((title, partial(rows.crowd, contestants, name, near, effort)))
     plan.append(("a spike", partial(rows.spike, contestants, near, effort)))
@@ -235,7 +235,7 @@ def close(found: dict[str, Any]) -> None:
     lost = results.beaten(found["rows"], rivals)
     print(
         f"Rows with a valid figure of ours: {results.valid_count(found['rows'])} of {len(found['rows'])}."
-        f" Peers over PyMySQL with a better one: {len(lost) or 'none'}"
+        f" Rows in which a peer over PyMySQL has a better one: {len(lost) or 'none'}"
     )
     for line in lost:
         print(f"  {line}")
@@ -272,6 +272,9 @@ def draw(source: Path, folder: Path) -> int:
         import charts
     except ImportError as error:
         print(f"no charts: {error} (python -m pip install matplotlib)")
+        return 1
+    if not source.exists():
+        print(f"no charts: there is no {source}")
         return 1
     for path in charts.draw_all(
         json.loads(source.read_text()), folder, prefix="" if source.stem == CHARTED else f"{source.stem}-"

@@ -62,7 +62,7 @@ def check_packets(contestant: Contestant, near: dict[str, Any]) -> list[str]:
     """Count packets and return what differs."""
     wrong = []
     for kind, expected in PACKETS.items():
-        cell = rows.wire([contestant], kind, kind, near)["cells"][OURS]
+        cell = rows.wire([contestant], kind, kind, near, 3)["cells"][OURS]
         if "error" in cell:
             wrong.append(f"packets, {kind}: {cell['error']}")
             continue

@@ -138,7 +138,7 @@ def remedy(found: Row) -> str:
 
 
 def beaten(rows: Iterable[Row], same_driver: Iterable[str]) -> list[str]:
-    """Name each row in which a peer over the same driver is better than we are, with both figures."""
+    """Name each row in which a peer over the same driver is better than we are: our figure, theirs, the remedy."""
     rivals = set(same_driver)
     found = []
     for one in rows:
@@ -146,11 +146,10 @@ def beaten(rows: Iterable[Row], same_driver: Iterable[str]) -> list[str]:
         if ours is None or not is_valid(ours):
             continue
         sign = 1 if one["better"] == "lower" else -1
-        for label in ordered(one):
-            theirs = one["cells"][label]
-            if label not in rivals or not is_valid(theirs):
-                continue
-            if sign * theirs["value"][0] < sign * ours["value"][0]:
-                figures = f"{figure(theirs['value'][0])} against {figure(ours['value'][0])}"
-                found.append(f"{one['title']}: {label} {figures}; to close it: {remedy(one)}")
+        valid = [label for label in ordered(one) if label in rivals and is_valid(one["cells"][label])]
+        values = {label: one["cells"][label]["value"][0] for label in valid}
+        ahead = [f"{label} {figure(value)}" for label, value in values.items() if sign * (value - ours["value"][0]) < 0]
+        if ahead:
+            ours_text = figure(ours["value"][0])
+            found.append(f"{one['title']}: {ours_text}; {', '.join(ahead)}. To close it: {remedy(one)}.")
     return found

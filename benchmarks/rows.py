@@ -44,6 +44,7 @@ class Effort(NamedTuple):
     far: float
     tries: int
     least: int  # rounds, however long they take
+    wires: int
     crowd_rounds: int
     crowd_window: float
     crowd_tries: int
@@ -59,11 +60,11 @@ class Effort(NamedTuple):
 
 
 FULL = Effort(
-    loopback=22.0, far=32.0, tries=4, least=3, crowd_rounds=10, crowd_window=0.15, crowd_tries=2, at_once=50,
+    loopback=22.0, far=32.0, tries=4, least=3, wires=3, crowd_rounds=10, crowd_window=0.15, crowd_tries=2, at_once=50,
     spike_opening=0.15, spikes=2, colds=5, memory_steps=8, imports=9, fetched=100_000, fetch=40.0, fetch_tries=2,
 )  # fmt: skip
 QUICK = Effort(
-    loopback=1.5, far=3.0, tries=1, least=1, crowd_rounds=2, crowd_window=0.07, crowd_tries=1, at_once=20,
+    loopback=1.5, far=3.0, tries=1, least=1, wires=1, crowd_rounds=2, crowd_window=0.07, crowd_tries=1, at_once=20,
     spike_opening=0.05, spikes=1, colds=1, memory_steps=1, imports=1, fetched=20_000, fetch=3.0, fetch_tries=1,
 )  # fmt: skip
 
@@ -167,27 +168,31 @@ def _cell_of(times: dict[str, list[float]], limit: float, tries: int) -> Cell:
 # The wire
 
 
-def wire(contestants: Sequence[Contestant], kind: str, title: str, near: Mapping[str, Any]) -> Row:
-    """Count what a lease with its work sends and waits for; what a few leases and many have in common cancels out."""
+def wire(contestants: Sequence[Contestant], kind: str, title: str, near: Mapping[str, Any], times: int) -> Row:
+    """Count what a lease with its work sends and waits for; medians of so many counts.
+
+    What a few leases and many have in common cancels out.
+    """
     few, many = 2, 6
 
     def count(one: Contestant) -> Cell:
         one.worker.ask("begin", STEP_LIMIT, kind=kind, arguments=arguments, seconds=0)
         one.worker.ask("repeat", STEP_LIMIT, times=4)
-        tallies = []
-        for times in (few, many):
-            time.sleep(6 * WIRE_DELAY)
-            process.tally()
-            one.worker.ask("repeat", STEP_LIMIT, times=times)
-            time.sleep(6 * WIRE_DELAY)
-            tallies.append(process.tally())
+        found = [[series(one, turns) for turns in (few, many)] for _ in range(times)]
         one.worker.ask("end", STEP_LIMIT)
         time.sleep(6 * WIRE_DELAY)  # its goodbyes are not the next one's
-        per = {
-            name: None if less is None or more is None else (more - less) / (many - few)
-            for (name, less), more in zip(tallies[0].items(), tallies[1].values(), strict=True)
-        }
+        per: dict[str, Any] = {}
+        for name in found[0][0]:
+            differences = [(more[name] - less[name]) / (many - few) for less, more in found if less[name] is not None]
+            per[name] = statistics.median(differences) if differences else None
         return cell(per.pop("waits"), **{name.replace("_", " "): value for name, value in per.items()})
+
+    def series(one: Contestant, turns: int) -> dict[str, Any]:
+        time.sleep(6 * WIRE_DELAY)
+        process.tally()
+        one.worker.ask("repeat", STEP_LIMIT, times=turns)
+        time.sleep(6 * WIRE_DELAY)
+        return process.tally()
 
     with far_away(near, WIRE_DELAY) as (process, arguments):
         cells = each(contestants, count)

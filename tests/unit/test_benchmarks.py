@@ -88,11 +88,12 @@ def test_a_table_has_the_best_first_and_hides_neither_void_nor_failed(found: dic
 def test_who_is_ahead_is_told_from_valid_figures_of_rivals(found: dict[str, Any]) -> None:
     (row,) = found["rows"]
     (told,) = results.beaten([row], ["faster", "slower", "void", "gone"])
-    assert told == f"Lease + SELECT 1: faster 1.10 against 1.20; to close it: {results.LEASE}"
+    assert told == f"Lease + SELECT 1: 1.20; faster 1.10. To close it: {results.LEASE}."
     (told,) = results.beaten([{**row, "key": "cold"}], ["faster"])
     assert "opening_limit" in told
     assert results.beaten([row], ["slower", "void"]) == []
-    assert results.beaten([{**row, "better": "higher"}], ["faster", "slower"])[0].startswith("Lease + SELECT 1: slower")
+    (told,) = results.beaten([{**row, "better": "higher"}], ["faster", "slower"])
+    assert told.startswith("Lease + SELECT 1: 1.20; slower 2.50. ")
     assert (results.void_count([row]), results.valid_count([row]), results.valid_count([row], "void")) == (1, 1, 0)
 
 
