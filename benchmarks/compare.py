@@ -220,8 +220,9 @@ def probed(contestants: Sequence[Contestant], progress: Progress, *, quick: bool
     labels = [one.label for one in asked if one.absent is None]
     progress.show(results.grid_text(found, labels))
     for label in labels:
-        for name, seen in results.wrongs(found, label).items():
-            print(f"  {label}: {name}: {seen}")
+        for name, verdict in results.wrongs(found, label).items():
+            if label.startswith(results.OURS) or verdict["good"] is None:  # the rest stands in the JSON
+                print(f"  {label}: {name}: {verdict['seen']}")
     return found
 
 
@@ -292,8 +293,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--quick", action="store_true", help="two or three minutes, with wide spreads and more that is void"
     )
+    names = [peer.name for peer in peers.found()]
     parser.add_argument(
-        "--only", nargs="+", metavar="PEER", default=[], help=f"of {', '.join(peer.name for peer in peers.found())}"
+        "--only", nargs="+", metavar="PEER", default=[], choices=names, help=f"some of {', '.join(names)}"
     )
     parser.add_argument(
         "--server-dsn",

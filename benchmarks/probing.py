@@ -157,6 +157,8 @@ def _database(known: dict[str, Any], number: int) -> dict[str, Any]:
         cursor.execute(f"USE {name}")
         for statement in PREPARATION:
             cursor.execute(statement)
+        with contextlib.suppress(pymysql.Error):  # MariaDB gives a role to who makes it
+            cursor.execute("GRANT probe_role TO %s@'%%'", (known["user"],))
     return {**known, "database": name}
 
 

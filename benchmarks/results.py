@@ -109,10 +109,10 @@ def grid_text(probes: Mapping[str, Any], labels: Sequence[str]) -> str:
     return "\n".join(lines)
 
 
-def wrongs(probes: Mapping[str, Any], label: str) -> dict[str, str]:
-    """Return what a label does wrong, or gave no answer to, and what was seen."""
+def wrongs(probes: Mapping[str, Any], label: str) -> dict[str, dict[str, Any]]:
+    """Return the verdicts on what a label does wrong, or gave no answer to."""
     return {
-        name: probe["verdicts"][label]["seen"]
+        name: probe["verdicts"][label]
         for name, probe in probes.items()
         if label in probe["verdicts"] and probe["verdicts"][label]["good"] is not True
     }

@@ -91,7 +91,7 @@ def each(contestants: Sequence[Contestant], run: Callable[[Contestant], Cell]) -
             continue
         try:
             cells[one.label] = run(one)
-        except PeerError as error:
+        except (PeerError, OSError, subprocess.SubprocessError) as error:
             cells[one.label] = failed(error)
     return cells
 
