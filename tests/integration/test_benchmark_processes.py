@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -69,6 +70,7 @@ sys.path.append(sys.argv[1])
 from processes import Worker
 worker = Worker("plain", sys.argv[2], None)
 worker.start()
+os.kill(worker.pid, signal.SIGSTOP)  # so that it sees no end of its stdin
 print(worker.pid, flush=True)
 os.kill(os.getpid(), signal.SIGKILL)  # so that it tidies nothing up
 """
@@ -80,4 +82,8 @@ def test_a_peer_ends_with_its_parent() -> None:
     done = subprocess.run(line, capture_output=True, text=True, timeout=40.0, check=False)
     assert done.returncode == -signal.SIGKILL, done.stderr
     pid = int(done.stdout)
-    wait_until(lambda: not alive(pid), timeout=10.0, what="the end of the peer's process")
+    try:
+        wait_until(lambda: not alive(pid), timeout=10.0, what="the end of the peer's process")
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)

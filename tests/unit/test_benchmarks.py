@@ -58,7 +58,7 @@ def test_nothing_is_counted_once_a_connection_is_encrypted() -> None:
     assert link.encrypted
     assert link.feed(True, b"\x16\x03\x01" * 20) == 0
     plain = Link()
-    plain.feed(True, packet(1, bytes(60)))
+    plain.feed(True, packet(1, request + bytes(28)))
     assert not plain.encrypted
 
 
