@@ -28,10 +28,11 @@ def alive(pid: int) -> bool:
     except ProcessLookupError:
         return False
     # One that nobody has waited for is dead all the same.
-    stat = Path(f"/proc/{pid}/stat")
-    with contextlib.suppress(FileNotFoundError):
-        return stat.read_text().rpartition(")")[2].split()[0] != "Z"
-    return not stat.parent.parent.joinpath("self").exists()
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return not Path("/proc/self").exists()
+    return state != "Z"
 
 
 def test_a_peer_that_is_not_there_says_so() -> None:
