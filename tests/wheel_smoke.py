@@ -12,6 +12,7 @@ from pathlib import Path
 
 DISTRIBUTION = "pooled-pymysql"
 PACKAGE = "pooled_pymysql"
+TOOLS = {"sqlalchemy"}  # which adapters import, and extras bring
 
 
 def check(fact: object, text: str) -> None:
@@ -23,12 +24,12 @@ def check(fact: object, text: str) -> None:
 def check_metadata() -> None:
     wheel = distribution(DISTRIBUTION)
     names = {re.split(r"[^\w-]", text)[0].lower() for text in wheel.requires or ()}
-    check(names == {"pymysql"}, f"requires more, or less, than PyMySQL: {wheel.requires}")
+    check(names == {"pymysql", *TOOLS}, f"requires more, or less, than PyMySQL: {wheel.requires}")
     always = [text for text in wheel.requires or () if "extra ==" not in text]
     check(len(always) == 1 and "[" not in always[0], f"more than one plain requirement: {always}")
     check(
-        set(wheel.metadata.get_all("Provides-Extra", ())) == {"rsa", "ed25519"},
-        "its extras are not PyMySQL's",
+        set(wheel.metadata.get_all("Provides-Extra", ())) == {"rsa", "ed25519", *TOOLS},
+        "its extras are not PyMySQL's and the tools'",
     )
     folders = {Path(str(file)).parts[0] for file in wheel.files or ()}
     strangers = {name for name in folders if name != PACKAGE and not name.endswith(".dist-info")}
@@ -44,13 +45,21 @@ def check_package() -> None:
     names = [module.name for module in pkgutil.walk_packages([str(folder)], f"{PACKAGE}.")]
     for name in names:
         if not name.endswith(".__main__"):
-            importlib.import_module(name)
+            import_module(name)
+    check(TOOLS.isdisjoint(sys.modules), "imports a tool")
     check(callable(package.connect), "has no connect()")
     check(
         issubclass(package.Connection, importlib.import_module("pymysql.connections").Connection),
         "its own Connection",
     )
     print(f"wheel: {len(names)} modules import, {folder}")
+
+
+def import_module(name: str) -> None:
+    try:
+        importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        check(error.name in TOOLS, f"{name} needs {error.name}")
 
 
 check_metadata()
