@@ -94,7 +94,7 @@ class LeasePool(NullPool):
         given = cparams.pop("pool", None)
         if given is False:
             return connect(*cargs, pool=False, **cparams)
-        options = self._own.options(given, self._make_options)
+        options = self._own.options(given, self.options_for)
         self._own.settle_password(options, cargs, cparams)
         for tries_left in range(_TRIES - 1, -1, -1):
             try:
@@ -106,7 +106,8 @@ class LeasePool(NullPool):
                     raise
         raise AssertionError("the last try returns or raises")
 
-    def _make_options(self, given: Any) -> PoolOptions:
+    def options_for(self, given: Any) -> PoolOptions:
+        """Return the pool options that belong to the connect argument `pool=given`."""
         if isinstance(given, PoolOptions):
             self._engine_options.override({name: getattr(given, name) for name in OPTION_NAMES}, "connect_args'")
             return given
@@ -162,7 +163,7 @@ class LeasePool(NullPool):
 
     def size(self) -> int:
         """Return how many sessions there may be."""
-        return sum(pool.stats().max_size for pool in self.pools()) or self._make_options(None).max_size
+        return sum(pool.stats().max_size for pool in self.pools()) or self.options_for(None).max_size
 
     def checkedin(self) -> int:
         """Return how many sessions are idle."""
@@ -178,7 +179,7 @@ class LeasePool(NullPool):
 
     def timeout(self) -> float | None:
         """Return how many seconds a checkout may wait; None: no limit."""
-        return next((pool.options.timeout for pool in self.pools()), self._make_options(None).timeout)
+        return next((pool.options.timeout for pool in self.pools()), self.options_for(None).timeout)
 
 
 # Whose connection the dialect is asked for, in this very call.

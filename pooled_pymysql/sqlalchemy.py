@@ -54,6 +54,9 @@ class MySQLDialect_pooled_pymysql(MySQLDialect_pymysql):  # noqa: N801  SQLAlche
     connection_characteristics = util.immutabledict(
         {**MySQLDialect_pymysql.connection_characteristics, "isolation_level": _IsolationLevel()}
     )
+    engine_config_types = util.immutabledict(
+        {**MySQLDialect_pymysql.engine_config_types, "pool_pre_ping": util.asbool, "pool_use_lifo": util.asbool}
+    )
     _levels: ClassVar[tuple[str, ...]] = ("SERIALIZABLE", "READ UNCOMMITTED", "READ COMMITTED", "REPEATABLE READ")
     url_options: Mapping[str, Any] = util.EMPTY_DICT  # pool options
 
