@@ -17,6 +17,7 @@ from .options import OPTION_NAMES, PoolOptions, resolve
 
 _UNSET: Any = object()
 _TRIES = 5  # for a pool that others close meanwhile
+_MOST_LOGINS = 256  # as there are pools at most
 _NO_LIMIT = 100_000  # connections: no server allows more
 _POOL_SIZE, _MAX_OVERFLOW = 5, 10  # what SQLAlchemy takes where only one of them is given
 
@@ -95,13 +96,13 @@ class LeasePool(NullPool):
         if given is False:
             return connect(*cargs, pool=False, **cparams)
         options = self._own.options(given, self.options_for)
-        self._own.settle_password(options, cargs, cparams)
         for tries_left in range(_TRIES - 1, -1, -1):
+            self._own.settle_password(options, cargs, cparams)
             try:
                 return connect(*cargs, pool=options, **cparams)
             except (PoolTimeout, PoolFull) as error:
                 raise exc.TimeoutError(str(error.args[-1]), code="3o7r") from error
-            except PoolClosed:  # dispose() came while this thread waited
+            except PoolClosed:  # while this thread waited, dispose() came, or another password did
                 if not tries_left:
                     raise
         raise AssertionError("the last try returns or raises")
@@ -204,6 +205,9 @@ class _Own:
     made closes them, or `idle_timeout` does.
     """
 
+    # Threads need no lock here, and a forked child none that is free: appending is atomic, and everybody takes the
+    # oldest of what is equal.
+
     def __init__(self) -> None:
         _close_orphans()
         self._variants: list[tuple[Any, OwnOptions]] = []  # what was given as pool=, and what it became
@@ -211,13 +215,16 @@ class _Own:
 
     def options(self, given: Any, make: Callable[[Any], PoolOptions]) -> OwnOptions:
         """Return the options of the pool that belongs to `pool=given`."""
-        for known, options in self._variants:
-            if known == given:
-                return options
-        made = make(given)
-        options = OwnOptions(**{name: getattr(made, name) for name in OPTION_NAMES})
-        self._variants.append((given, options))
-        return options
+        known = self._known_options(given)
+        if known is None:
+            made = make(given)
+            own = OwnOptions(**{name: getattr(made, name) for name in OPTION_NAMES})
+            self._variants.append((given, own))
+            known = self._known_options(given) or own
+        return known
+
+    def _known_options(self, given: Any) -> OwnOptions | None:
+        return next((options for known, options in self._variants if known == given), None)
 
     def has(self, options: PoolOptions) -> bool:
         """Say whether a pool with these options is one of this engine's."""
@@ -225,15 +232,17 @@ class _Own:
 
     def settle_password(self, options: OwnOptions, cargs: tuple[Any, ...], cparams: dict[str, Any]) -> None:
         """Keep one pool where `do_connect` gives ever new passwords, as for tokens: sessions open with the newest."""
-        if "password" not in cparams:
+        password = cparams.get("password")
+        if password is None or isinstance(password, _Login):
             return
-        password = cparams["password"]
-        rest = {name: value for name, value in cparams.items() if name != "password"}
-        login = next((login for login in self._logins if login.fits(options, cargs, rest)), None)
+        rest = (options, cargs, {name: value for name, value in cparams.items() if name != "password"})
+        login = self._known_login(rest)
         if login is None:
-            login = _Login(options, cargs, rest, password)
-            self._logins.append(login)
-        elif login.password != password and not login.has_changed:
+            if len(self._logins) >= _MOST_LOGINS:
+                self._logins.clear()
+            self._logins.append(_Login(rest, password))
+            login = self._known_login(rest) or self._logins[-1]
+        if login.password != password and not login.has_changed:
             login.has_changed = True
             first = pooled_pymysql.pool_for(*cargs, pool=options, **cparams | {"password": login.password})
             if first is not None:
@@ -241,6 +250,9 @@ class _Own:
         login.password = password
         if login.has_changed:
             cparams["password"] = login
+
+    def _known_login(self, rest: tuple[Any, ...]) -> "_Login | None":
+        return next((login for login in self._logins if login.rest == rest), None)
 
     def __del__(self) -> None:
         for _, options in self._variants:
@@ -250,13 +262,10 @@ class _Own:
 class _Login:
     """The newest password for otherwise equal arguments; as a callable it is asked for each physical connection."""
 
-    def __init__(self, options: PoolOptions, cargs: tuple[Any, ...], rest: dict[str, Any], password: Any) -> None:
-        self._rest = (options, cargs, rest)
+    def __init__(self, rest: tuple[Any, ...], password: Any) -> None:
+        self.rest = rest
         self.password = password
         self.has_changed = False
-
-    def fits(self, *rest: Any) -> bool:
-        return self._rest == rest
 
     def __call__(self) -> Any:
         return self.password() if callable(self.password) else self.password
@@ -294,8 +303,8 @@ class _EngineOptions:
     def override(self, other: Mapping[str, Any], whose: str) -> None:
         """Drop what `other` says as well, and tell so where it says something else."""
         for option in [option for option in self.options if option in other]:
-            value = self.options.pop(option)
-            if value != other[option]:
+            value = self.options.pop(option, _UNSET)
+            if value not in (_UNSET, other[option]):  # another thread was faster, or both say the same
                 util.warn(
                     f"{self._arguments[option]} is not used, because {whose} pool option"
                     f" {option}={other[option]!r} says the same thing: give one of them"

@@ -103,7 +103,7 @@ class MySQLDialect_pooled_pymysql(MySQLDialect_pymysql):  # noqa: N801  SQLAlche
         if name is not None and name not in cparams:
             cparams[name] = value
         pool = asking.get()
-        if pool is None:
+        if pool is None or pool._dialect is not self:
             return self.loaded_dbapi.connect(*cargs, **cparams)
         return pool.lease(self.loaded_dbapi.connect, cargs, cparams)
 

@@ -144,6 +144,43 @@ def test_many_threads_share_the_few_connections_of_the_pool(make_engine: MakeEng
     assert only_pool(engine).stats().opened == 5
 
 
+def test_the_first_threads_agree_on_one_pool(make_engine: MakeEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = make_engine()
+    both = threading.Barrier(2, timeout=PATIENCE)
+    real = engine.pool.options_for
+
+    def wait_for_the_other(given: Any) -> Any:
+        both.wait()
+        return real(given)
+
+    monkeypatch.setattr(engine.pool, "options_for", wait_for_the_other)
+    callers = [Caller(lambda: ask_id(engine)) for _ in range(2)]
+    for caller in callers:
+        caller.outcome()
+    assert len(engine.pool.pools()) == 1
+
+
+def test_a_dropped_connection_comes_back(make_engine: MakeEngine) -> None:
+    engine = make_engine()
+    connection = engine.connect()
+    first = connection.scalar(SHOW_ID)
+    del connection
+    gc.collect()
+    assert ask_id(engine) == first
+    assert only_pool(engine).stats().in_use == 0
+
+
+def test_a_detached_connection_counts_until_it_is_closed(make_engine: MakeEngine) -> None:
+    engine = make_engine("?pool_max_size=2")
+    connection = engine.connect()
+    first = connection.scalar(SHOW_ID)
+    connection.detach()
+    assert ask_id(engine) != first
+    assert only_pool(engine).stats().in_use == 1
+    connection.close()
+    assert only_pool(engine).stats().in_use == 0
+
+
 def test_a_wrapped_connect_is_called(make_engine: MakeEngine, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
     real = pooled_pymysql.connect
@@ -442,6 +479,15 @@ def test_do_connect_may_choose_among_databases(make_engine: MakeEngine, database
     assert sorted(pool.stats().opened for pool in pools) == [1, 1]
     engine.dispose()
     assert engine.pool.pools() == []
+
+
+def test_a_listener_may_use_another_engine(make_engine: MakeEngine) -> None:
+    engine, other = make_engine(), make_engine(poolclass=NullPool)
+    seen = []
+    event.listen(engine, "do_connect", lambda *_: seen.append(ask_id(other)))
+    assert ask_id(engine) not in seen
+    engine.dispose()
+    assert ask_id(other) in seen  # which is not the first one's to close
 
 
 # Other ways in
