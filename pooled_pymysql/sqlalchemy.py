@@ -6,7 +6,7 @@ docs/sqlalchemy.md.
 
 from collections.abc import Mapping
 from types import ModuleType
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 from urllib.parse import quote
 
 from sqlalchemy import exc, util
@@ -138,6 +138,11 @@ class MySQLDialect_pooled_pymysql(MySQLDialect_pymysql):  # noqa: N801  SQLAlche
     def on_connect(self) -> Any:
         """Return None, for nothing to send: a session has its character set from when it was opened."""
         return None
+
+    def do_ping(self, dbapi_connection: Any) -> Literal[True]:
+        """Ask the server for a sign of life; a connection that has none is never opened again behind the caller."""
+        dbapi_connection.ping(reconnect=False)
+        return True
 
     def do_terminate(self, dbapi_connection: Any) -> None:
         """Close a connection that SQLAlchemy invalidates, and its session with it."""

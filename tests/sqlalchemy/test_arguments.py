@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import closing
 from typing import Any
 
 import pytest
@@ -113,7 +114,7 @@ def test_a_pool_without_an_engine(account: Server) -> None:
     url = make_url(f"mysql+pooled_pymysql://{account.host}:{account.port}/{account.database}")
     url = url.set(username=account.user, password=account.password)
     pool = create_pool_from_url(url, pool_size=2, max_overflow=0, timeout=1, connect_args={"ssl_disabled": True})
-    with pool.connect() as connection, connection.cursor() as cursor:
+    with closing(pool.connect()) as connection, connection.cursor() as cursor:
         assert cursor.execute("SELECT 1") == 1
     assert pool.size() == 2
     pool.dispose()

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import closing
 from typing import Any
 
 import pytest
@@ -223,7 +224,7 @@ def test_an_engine_works_after_dispose(make_engine: MakeEngine, ids: Ids) -> Non
     wait_until(lambda: ids() == {second}, what="the end of the old session")
     assert only_pool(engine).options.max_size == 2
     assert ask_id(engine) == second
-    with old.connect() as raw:  # a pool that was kept by hand works too, as SQLAlchemy's do
+    with closing(old.connect()) as raw:  # a pool that was kept by hand works too, as SQLAlchemy's do
         assert raw.thread_id() == second
     engine.dispose()
     wait_until(lambda: not ids(), what="the end of all sessions")
@@ -568,3 +569,48 @@ def test_counts(make_engine: MakeEngine) -> None:
         assert (pool.size(), pool.checkedin(), pool.checkedout(), pool.overflow()) == (4, 1, 1, -2)
         assert pool.size() - pool.checkedin() + pool.overflow() == pool.checkedout()  # as with QueuePool
         assert "in_use=1 idle=1" in pool.status()
+
+
+IMPERSONATING = """
+import sys
+import pooled_pymysql
+getattr(pooled_pymysql, sys.argv[1])()
+from sqlalchemy import create_engine, text
+engine = create_engine(sys.argv[2], pool_size=1)
+assert engine.dialect.dbapi is pooled_pymysql
+with engine.begin() as connection:
+    connection.execute(text("CREATE TEMPORARY TABLE t (a INT)"))
+    connection.execute(text("INSERT INTO t VALUES (1), (1)"))
+    assert connection.execute(text("UPDATE t SET a = 1")).rowcount == 2
+    result = connection.execution_options(stream_results=True).execute(text("SELECT a FROM t"))
+    assert type(result.cursor).__name__ == "SSCursor" and result.all() == [(1,), (1,)]
+with engine.connect() as connection:
+    assert engine.dialect.do_ping(connection.connection.dbapi_connection)
+(pool,) = pooled_pymysql.pools()
+assert pool.stats().opened == 1
+engine.dispose()
+"""
+
+
+@pytest.mark.parametrize(
+    ("function", "driver"), [("install_as_pymysql", "mysql+pymysql"), ("install_as_MySQLdb", "mysql+mysqldb")]
+)
+def test_urls_of_programs_that_cannot_be_edited(function: str, driver: str, account: Server) -> None:
+    where = f"{account.user}:{account.password}@{account.host}:{account.port}/{account.database}"
+    command = [sys.executable, "-c", IMPERSONATING, function, f"{driver}://{where}"]
+    finished = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert finished.returncode == 0, finished.stderr
+
+
+@pytest.mark.parametrize(("style", "ends"), [("rollback", "ROLLBACK"), ("commit", "COMMIT"), (None, None)])
+def test_what_is_sent_at_checkin_can_be_chosen(
+    make_engine: MakeEngine, proxy: Proxy, style: str | None, ends: str | None
+) -> None:
+    engine = make_engine(port=proxy.port, pool_reset_on_return=style, echo_pool=False)
+    engine.connect().close()
+    for _ in range(2):
+        proxy.clear()
+        engine.connect().close()
+        assert queries(proxy) == ([] if ends is None else [ends])
+        engine.dispose()  # and the new pool does the same
+        engine.connect().close()
