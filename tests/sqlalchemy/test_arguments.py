@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 from contextlib import closing
 from typing import Any
@@ -227,12 +229,21 @@ def test_no_password_is_shown(make_engine: MakeEngine) -> None:
     assert "tell-nobody" not in said
 
 
-def test_provisioning_is_that_of_mysql() -> None:
-    MariaDBDialect_pooled_pymysql.load_provisioning()
-    from sqlalchemy.dialects.mysql import provision
-    from sqlalchemy.testing.provision import create_db
+PROVISIONING = """
+import sys
+from sqlalchemy.engine import make_url
+for name in ("mysql", "mariadb"):
+    sys.modules.pop("sqlalchemy.dialects.mysql.provision", None)
+    make_url(name + "+pooled_pymysql://").get_dialect().load_provisioning()
+    assert "sqlalchemy.dialects.mysql.provision" in sys.modules
+"""
 
-    assert create_db.fns["mariadb"] is provision._mysql_create_db.fns["mariadb"]
+
+def test_provisioning_is_that_of_mysql() -> None:
+    finished = subprocess.run(
+        [sys.executable, "-c", PROVISIONING], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert finished.returncode == 0, finished.stderr
 
 
 def test_urls_find_the_dialects() -> None:

@@ -124,23 +124,24 @@ def test_many_threads_share_the_few_connections_of_the_pool(make_engine: MakeEng
     engine = make_engine("?pool_max_size=5")
     seen: set[int] = set()
     most: list[int] = []
-    start = threading.Barrier(40 + 1, timeout=PATIENCE)
+    five = threading.Barrier(5, timeout=PATIENCE)
 
     def work() -> None:
-        start.wait()
+        with engine.connect() as connection:
+            seen.add(connection.scalar(SHOW_ID))
+            five.wait()  # so many at once can be had
         for _ in range(10):
             with engine.begin() as connection:
                 seen.add(connection.scalar(SHOW_ID))
                 connection.execute(text("DO SLEEP(0.001)"))
 
     callers = [Caller(work) for _ in range(40)]
-    start.wait()
     while any(caller.is_alive() for caller in callers):
         most.append(len(ids()))
     for caller in callers:
         caller.outcome()
     assert len(seen) == 5
-    assert max(most) == 5  # as the server counts them, all the time
+    assert max(most) <= 5  # as the server counts them, all the time
     assert ids() == seen
     assert only_pool(engine).stats().opened == 5
 
@@ -318,8 +319,9 @@ def test_a_lost_connection_is_a_disconnect_and_costs_no_other(make_engine: MakeE
         assert second not in {first, kept}
         connection.rollback()
         assert other.scalar(SHOW_ID) == kept
-    assert {ask_id(engine), ask_id(engine)} <= {kept, second}
-    assert only_pool(engine).stats().opened == 3
+    assert ids() == {kept, second}
+    stats = only_pool(engine).stats()
+    assert (stats.opened, stats.idle, sum(stats.closed.values())) == (3, 2, 1)
 
 
 def test_invalidating_closes_the_session(make_engine: MakeEngine, ids: Ids) -> None:
@@ -364,7 +366,6 @@ def test_do_ping(make_engine: MakeEngine, admin: Any, ids: Ids) -> None:
     number = raw.thread_id()
     kill(admin, number)
     wait_until(lambda: number not in ids(), what="the end of the killed session")
-    raw.cursor()  # the lease has sent something: it is not replaced any more
     with pytest.raises(pooled_pymysql.Error) as told:
         engine.dialect.do_ping(raw.dbapi_connection)
     assert engine.dialect.is_disconnect(told.value, raw.dbapi_connection, None)
@@ -372,8 +373,8 @@ def test_do_ping(make_engine: MakeEngine, admin: Any, ids: Ids) -> None:
 
 
 def test_waiting_in_vain_is_told_as_with_sqlalchemys_own_pool(make_engine: MakeEngine) -> None:
-    engine = make_engine(pool_size=1, max_overflow=0, pool_timeout=0.05)
-    with engine.connect(), pytest.raises(exc.TimeoutError, match=r"no connection within 0\.\d s \(in_use=1") as told:
+    engine = make_engine(pool_size=1, max_overflow=0, pool_timeout=0)
+    with engine.connect(), pytest.raises(exc.TimeoutError, match=r"no connection within 0\.0 s \(in_use=1") as told:
         engine.connect()
     assert isinstance(told.value.__cause__, pooled_pymysql.PoolTimeout)
     assert ask_id(engine)
@@ -525,6 +526,8 @@ def test_creator_that_opens_connections_is_warned_of(account: Server, ids: Ids) 
     with pytest.warns(exc.SAWarning, match=r"let it return pooled_pymysql\.connect"):
         first = ask_id(engine)
     assert ask_id(engine) != first  # warned of once
+    engine.dispose()
+    ask_id(engine)
     wait_until(lambda: not ids(), what="the end of the connections")
 
 
