@@ -97,7 +97,7 @@ class LeasePool(NullPool):
             return connect(*cargs, pool=False, **cparams)
         options = self._own.options(given, self.options_for)
         for tries_left in range(_TRIES - 1, -1, -1):
-            self._own.settle_password(options, cargs, cparams)
+            self._own.settle_password(options, cargs, cparams, is_newest=tries_left == _TRIES - 1)
             try:
                 return connect(*cargs, pool=options, **cparams)
             except (PoolTimeout, PoolFull) as error:
@@ -230,7 +230,9 @@ class _Own:
         """Say whether a pool with these options is one of this engine's."""
         return any(own is options for _, own in self._variants)
 
-    def settle_password(self, options: OwnOptions, cargs: tuple[Any, ...], cparams: dict[str, Any]) -> None:
+    def settle_password(
+        self, options: OwnOptions, cargs: tuple[Any, ...], cparams: dict[str, Any], *, is_newest: bool = True
+    ) -> None:
         """Keep one pool where `do_connect` gives ever new passwords, as for tokens: sessions open with the newest."""
         password = cparams.get("password")
         if password is None or isinstance(password, _Login):
@@ -247,7 +249,8 @@ class _Own:
             first = pooled_pymysql.pool_for(*cargs, pool=options, **cparams | {"password": login.password})
             if first is not None:
                 first.close()
-        login.password = password
+        if is_newest:
+            login.password = password
         if login.has_changed:
             cparams["password"] = login
 

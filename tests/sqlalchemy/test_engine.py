@@ -20,7 +20,7 @@ from sqlalchemy import create_engine, event, exc, text
 from sqlalchemy.pool import NullPool, QueuePool, StaticPool
 
 import pooled_pymysql
-from pooled_pymysql.engine_pool import LeasePool
+from pooled_pymysql.engine_pool import _MOST_LOGINS, LeasePool, _Own
 
 QUERY = 3
 MakeEngine = Callable[..., Any]
@@ -353,6 +353,24 @@ def test_an_error_that_a_handler_calls_a_disconnect_ends_all_sessions(make_engin
     wait_until(lambda: not ids() & old, what="the end of the old sessions")
 
 
+def test_sessions_that_came_after_such_an_error_stay(make_engine: MakeEngine) -> None:
+    engine = make_engine()
+
+    @event.listens_for(engine, "handle_error")
+    def call_it_a_disconnect(context: Any) -> None:
+        context.is_disconnect = True
+
+    with engine.connect() as one, engine.connect() as other:
+        for connection in (one, other):
+            connection.scalar(SHOW_ID)
+        with pytest.raises(exc.ProgrammingError):
+            one.execute(text("SELECT * FROM no_such_table"))
+        new = ask_id(engine)
+        with pytest.raises(exc.ProgrammingError):
+            other.execute(text("SELECT * FROM no_such_table"))
+    assert ask_id(engine) == new
+
+
 def test_the_other_threads_unread_result_is_no_disconnect(make_engine: MakeEngine) -> None:
     engine = make_engine()
     assert not engine.dialect.is_disconnect(pooled_pymysql.LeaseBusy(2014, "busy"), None, None)
@@ -467,6 +485,32 @@ def test_tokens_instead_of_a_password(make_engine: MakeEngine, account: Server, 
     assert len(tokens) == 7
     assert len(engine.pool.pools()) == 1
     wait_until(lambda: ids() == {known, other}, what="no other session than two")
+
+
+def test_who_waits_while_the_password_changes_takes_the_newest(make_engine: MakeEngine, account: Server) -> None:
+    engine = make_engine(pool_size=1, max_overflow=0, pool_timeout=PATIENCE)
+    passwords = iter([account.password, account.password, "another", "another"])
+    event.listen(engine, "do_connect", lambda _d, _r, _a, cparams: cparams.update(password=next(passwords)))
+    with engine.connect() as held:
+        first = held.scalar(SHOW_ID)
+        pool = only_pool(engine)
+        caller = Caller(lambda: ask_id(engine))
+        wait_until(lambda: pool.stats().waiting == 1, what="a waiter")
+        with account.connect(autocommit=True) as owner, owner.cursor() as cursor:
+            cursor.execute("ALTER USER %s@'%%' IDENTIFIED BY 'another'", (account.user,))
+        second = ask_id(engine)
+        assert second != first
+        assert caller.outcome() == second
+    assert ask_id(engine) == second
+    assert len(engine.pool.pools()) == 1
+
+
+def test_logins_are_not_remembered_without_limit() -> None:
+    own = _Own()
+    options = own.options(None, lambda _: pooled_pymysql.PoolOptions())
+    for number in range(3 * _MOST_LOGINS):
+        own.settle_password(options, (), {"user": f"user {number}", "password": "secret"})
+    assert len(own._logins) <= _MOST_LOGINS
 
 
 def test_do_connect_may_choose_among_databases(make_engine: MakeEngine, database: str, account: Server) -> None:
