@@ -29,7 +29,8 @@ def make_engine(account: Server) -> Iterator[MakeEngine]:
     made = []
 
     def make(query: str = "", driver: str = "mysql+pooled_pymysql", port: int = account.port, **arguments: Any) -> Any:
-        arguments["connect_args"] = {"ssl_disabled": True, **arguments.get("connect_args", {})}
+        own = arguments.get("connect_args", {})
+        arguments["connect_args"] = own if "ssl" in own else {"ssl_disabled": True, **own}
         url = f"{driver}://{account.user}:{account.password}@{account.host}:{port}/{account.database}{query}"
         engine = sqlalchemy.create_engine(url, **arguments)
         made.append(engine)

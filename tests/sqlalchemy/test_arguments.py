@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from proxy import Proxy
-from servers import Server
+from servers import Server, transport
 from sqlalchemy import create_engine, create_pool_from_url, engine_from_config, exc, text
 from sqlalchemy.engine import make_url
 
@@ -221,8 +221,9 @@ def test_wrong_urls_are_told_at_once(query: str, words: str) -> None:
         create_engine(URL + query)
 
 
-def test_no_password_is_shown(make_engine: MakeEngine) -> None:
-    engine = make_engine("?pool_max_size=1", connect_args={"password": "tell-nobody"}, pool_timeout=0)
+def test_no_password_is_shown(make_engine: MakeEngine, account: Server) -> None:
+    login = transport(account.is_mariadb) | {"password": "tell-nobody"}
+    engine = make_engine("?pool_max_size=1", connect_args=login, pool_timeout=0)
     with pytest.raises(exc.OperationalError) as told:
         engine.connect()
     said = repr(engine) + repr(engine.pool) + engine.pool.status() + str(told.value) + repr(engine.pool.pools())

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from callers import PATIENCE, Caller
 from proxy import Proxy
-from servers import Server, wait_until
+from servers import Server, transport, wait_until
 from sqlalchemy import create_engine, event, exc, text
 from sqlalchemy.pool import NullPool, QueuePool, StaticPool
 
@@ -406,7 +406,7 @@ def test_a_full_queue_is_told_in_the_same_way(make_engine: MakeEngine) -> None:
 
 
 def test_a_server_that_refuses_is_told_as_pymysql_tells_it(make_engine: MakeEngine, account: Server) -> None:
-    engine = make_engine(connect_args={"password": "wrong"})
+    engine = make_engine(connect_args=transport(account.is_mariadb) | {"password": "wrong"})
     with pytest.raises(exc.OperationalError) as told:
         engine.connect()
     assert told.value.orig.args[0] == 1045
@@ -465,7 +465,7 @@ def test_a_checkout_listener_may_refuse_a_connection(make_engine: MakeEngine) ->
 
 def test_tokens_instead_of_a_password(make_engine: MakeEngine, account: Server, ids: Ids) -> None:
     """A new password at each call must not mean a new pool, as the server takes each only for logging in."""
-    engine = make_engine()
+    engine = make_engine(connect_args=transport(account.is_mariadb))
     tokens: list[str] = []
 
     @event.listens_for(engine, "do_connect")
@@ -488,7 +488,8 @@ def test_tokens_instead_of_a_password(make_engine: MakeEngine, account: Server, 
 
 
 def test_who_waits_while_the_password_changes_takes_the_newest(make_engine: MakeEngine, account: Server) -> None:
-    engine = make_engine(pool_size=1, max_overflow=0, pool_timeout=PATIENCE)
+    login = transport(account.is_mariadb)
+    engine = make_engine(pool_size=1, max_overflow=0, pool_timeout=PATIENCE, connect_args=login)
     passwords = iter([account.password, account.password, "another", "another"])
     event.listen(engine, "do_connect", lambda _d, _r, _a, cparams: cparams.update(password=next(passwords)))
     with engine.connect() as held:
