@@ -432,3 +432,16 @@ def test_retiring_without_a_pool_is_closing(config: dict[str, Any], ids: Callabl
     connection.retire()
     assert not connection.open
     wait_until(lambda: not ids(), what="the end of the connection")
+
+
+def test_helpers_that_cannot_be_started_are_done_without(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    start = threading.Thread.start
+
+    def fail_to_start(self: threading.Thread) -> None:
+        if self.name == "pooled_pymysql helper":
+            raise RuntimeError("can't start new thread")
+        start(self)
+
+    monkeypatch.setattr(threading.Thread, "start", fail_to_start)
+    pooled_pymysql.connect(**server.kwargs()).close()
+    assert not only_pool()._housekeeper._helpers
