@@ -1,8 +1,8 @@
 """The background threads: one that ticks the pools which have something to look after, and helpers that may block.
 
 The housekeeper starts when a pool asks to be watched and ends when no pool has anything left to do. Openings run on
-helpers, one thread each while there is work, so that a stuck address lookup or connect delays neither the ticks nor
-anybody's deadline. Pools are held weakly.
+helpers, each on a thread of its own while there is work, so that a stuck address lookup or connect delays neither the
+ticks nor anybody's deadline. Pools are held weakly.
 """
 
 import contextlib
@@ -16,6 +16,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 TICK = 1.0  # seconds
+_LINGER = 1.0  # seconds that a helper waits for another job: starting a thread takes longer than many an opening
 _START_TIME = 1.0  # seconds that a thread has to begin
 
 _logger = logging.getLogger("pooled_pymysql")
@@ -26,6 +27,15 @@ class Watched(Protocol):
 
     def tick(self) -> float | None:
         """Do what is due; return the seconds until there may be more to do, or None: nothing is left to look after."""
+
+
+class _Helper(threading.Thread):
+    """A thread that does jobs, as long as there are any."""
+
+    def __init__(self, work: "Callable[[_Helper], object]", job: Callable[[], object]) -> None:
+        super().__init__(target=work, args=(self,), name="pooled_pymysql helper", daemon=True)
+        self.jobs: queue.SimpleQueue[Callable[[], object] | None] = queue.SimpleQueue()  # None: it is to end
+        self.jobs.put(job)
 
 
 class Housekeeper:
@@ -45,7 +55,8 @@ class Housekeeper:
         self._start_by = (
             0.0  # when it must have (monotonic seconds): an interruption of Thread.start() may keep it from it
         )
-        self._helpers: set[threading.Thread] = set()
+        self._helpers: set[_Helper] = set()
+        self._spare: list[_Helper] = []  # those that wait for another job; whoever takes one out gives it one
         self._stopping = False
         self._over = False
         # Jobs for helpers, and None for a tick at once. Re-entrant by contract: put() is called from __del__ too, which
@@ -82,6 +93,9 @@ class Housekeeper:
         with self._lock:
             if self._over:
                 return False
+            if self._spare:
+                self._spare.pop().jobs.put(job)
+                return True
             self._inbox.put(job)
         if self._ensure_thread():
             return True
@@ -97,6 +111,8 @@ class Housekeeper:
             self._stopping = True
             self._over = for_good
             threads = [*([self._thread] if self._thread is not None else []), *self._helpers]
+            while self._spare:
+                self._spare.pop().jobs.put(None)
         self.wake()
         for thread in threads:
             if thread is not threading.current_thread() and thread.ident is not None:
@@ -168,28 +184,51 @@ class Housekeeper:
             return True
 
     def _hand_out(self, job: Callable[[], object] | None) -> None:
-        """Start a helper for a job, if it is one."""
+        """Have a helper do a job, if it is one."""
         if job is None:
             return
-        helper = threading.Thread(target=self._help, args=(job,), name="pooled_pymysql helper", daemon=True)
         with self._lock:
             if self._stopping:
                 self._inbox.put(job)
                 return
+            if self._spare:
+                self._spare.pop().jobs.put(job)
+                return
+            helper = _Helper(self._help, job)
             self._helpers.add(helper)
         try:
             helper.start()
         except RuntimeError:  # too many threads: better late than never
             with self._lock:
                 self._helpers.discard(helper)
-            self._help(job)
-
-    def _help(self, job: Callable[[], object]) -> None:
-        try:
             job()
+
+    def _help(self, helper: _Helper) -> None:
+        try:
+            while (job := self._next_job(helper)) is not None:
+                job()
+                job = None  # nothing of a pool is kept alive meanwhile
+                with self._lock:
+                    if self._stopping:
+                        return
+                    self._spare.append(helper)
         finally:
             with self._lock:
-                self._helpers.discard(threading.current_thread())
+                self._helpers.discard(helper)
+                if helper in self._spare:
+                    self._spare.remove(helper)
+
+    def _next_job(self, helper: _Helper) -> Callable[[], object] | None:
+        """Wait for a helper's next job; None: it is to end."""
+        with contextlib.suppress(queue.Empty):
+            return helper.jobs.get(timeout=_LINGER)
+        with self._lock:
+            if helper in self._spare:
+                self._spare.remove(helper)
+                return None
+        with contextlib.suppress(queue.Empty):  # taken out just now: by somebody who may be interrupted
+            return helper.jobs.get(timeout=_LINGER)
+        return None
 
     def _tick_all(self) -> float:
         """Tick every pool; return the seconds until the next time."""

@@ -24,15 +24,20 @@ _TRACKS_TIMEOUT = pymysql.VERSION >= (1, 2)  # PyMySQL remembers the socket's ti
 
 _BOTH = CLIENT_SESSION_TRACK | CLIENT_DEPRECATE_EOF
 
+_MOST_AHEAD = 4096  # bytes: more than the replies that an opening asks for, unless init_command brings rows
+
 
 class Wire(Tracked):
     """A connection for our own traffic while a session is opened: all reads and writes together end at `deadline`.
 
-    It reads from the socket itself, never ahead, so that the session's buffered reader stays empty.
+    It reads from the socket itself, past the session's buffered reader, which stays empty. Once it is logged in it
+    reads ahead; never before, since what was sent in the clear must not be taken for part of what TLS protects.
     """
 
-    __slots__ = ("deadline",)
+    __slots__ = ("_ahead", "_most_ahead", "deadline")
 
+    _ahead: bytearray
+    _most_ahead: int  # bytes
     deadline: float
 
     def __del__(self) -> None:
@@ -48,16 +53,19 @@ class Wire(Tracked):
         return b""  # never a buffer ahead: replies are read packet by packet
 
     def _read_bytes(self, num_bytes: int) -> bytes:
-        chunks = []
+        ahead = self._ahead
+        while (missing := num_bytes - len(ahead)) > 0:
+            ahead += self._receive(max(missing, self._most_ahead))
+        data = bytes(ahead[:num_bytes])
+        del ahead[:num_bytes]
+        return data
+
+    def _receive(self, most: int) -> bytes:
+        """Return what arrives next, `most` bytes of it."""
         try:
-            while num_bytes:
-                left = self._remaining()
-                self._sock.settimeout(left if self._read_timeout is None else min(left, self._read_timeout))
-                chunk = self._sock.recv(num_bytes)
-                if not chunk:
-                    raise err.OperationalError(CR.CR_SERVER_LOST, "Lost connection to MySQL server during query")
-                chunks.append(chunk)
-                num_bytes -= len(chunk)
+            left = self._remaining()
+            self._sock.settimeout(left if self._read_timeout is None else min(left, self._read_timeout))
+            chunk: bytes = self._sock.recv(most)
         except OSError as error:
             self._force_close()
             text = f"Lost connection to MySQL server during query ({error})"
@@ -65,7 +73,10 @@ class Wire(Tracked):
         except BaseException:
             self._force_close()
             raise
-        return b"".join(chunks)
+        if not chunk:
+            self._force_close()
+            raise err.OperationalError(CR.CR_SERVER_LOST, "Lost connection to MySQL server during query")
+        return chunk
 
     def _write_bytes(self, data: bytes) -> None:
         try:
@@ -88,6 +99,7 @@ class Wire(Tracked):
             self._next_seq_id = 0
             self._get_server_information()
             self._authenticate(wants_tracking)
+            self._most_ahead = _MOST_AHEAD
         except BaseException as error:
             self._force_close()
             if isinstance(error, OSError):
@@ -144,6 +156,8 @@ class Wire(Tracked):
         result = first = self.read_reply()
         while result.has_next:
             result = self.read_reply()
+        if self._ahead:
+            raise err.InternalError("the server said more than it was asked for")
         return first.rows or ()
 
 
@@ -206,6 +220,8 @@ def _new_wire(arguments: Arguments, tls: SharedTLS, pid: int) -> Wire:
     if arguments.password is not None:
         state["password"] = _password_bytes(arguments.password)
     wire.__dict__ = state
+    wire._ahead = bytearray()
+    wire._most_ahead = 0
     wire._has_tracking = False
     wire._marks = 0
     wire._flight = LANDED

@@ -442,6 +442,21 @@ def test_helpers_that_cannot_be_started_are_done_without(server: Server, monkeyp
             raise RuntimeError("can't start new thread")
         start(self)
 
+    helpers = registry._registry.housekeeper._helpers
+    wait_until(lambda: not helpers, what="the end of helpers that other tests have needed")
     monkeypatch.setattr(threading.Thread, "start", fail_to_start)
     pooled_pymysql.connect(**server.kwargs()).close()
     assert not only_pool()._housekeeper._helpers
+
+
+def test_helper_does_the_next_job_too_and_ends_soon() -> None:
+    housekeeper = registry._registry.housekeeper
+    wait_until(lambda: not housekeeper._helpers, what="the end of helpers that other tests have needed")
+    done: list[threading.Thread] = []
+    for number in (1, 2):
+        assert housekeeper.run(lambda: done.append(threading.current_thread()))
+        wait_until(lambda number=number: len(done) == number and housekeeper._spare == done[:1], what="the job's end")
+    helper = done[0]
+    assert done == [helper, helper]
+    wait_until(lambda: not helper.is_alive(), what="the end of a helper without work")
+    assert (housekeeper._helpers, housekeeper._spare) == (set(), [])
