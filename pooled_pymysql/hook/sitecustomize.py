@@ -7,6 +7,7 @@ first. PYTHONPATH reaches every Python below, whatever its version, so this is w
 
 import os
 import sys
+from _thread import get_ident
 
 TYPE_CHECKING = False  # importing typing for it would cost every program some milliseconds
 if TYPE_CHECKING:
@@ -15,76 +16,106 @@ if TYPE_CHECKING:
 
 FOLDER = os.path.dirname(os.path.abspath(__file__))
 PACKAGE = "pooled_pymysql"
-NAMES = ("pymysql", "MySQLdb", PACKAGE)
+NAMES = ("pymysql", "MySQLdb")
 
 
 class Finder:
-    """Answer the first import of one of NAMES by installing the package under all of them."""
+    """Answer the first import of one of NAMES, or of the package, by installing the package under all names.
+
+    Only PyMySQL's import waits for the package's, and only MySQLdb's for PyMySQL's: threads cannot block each other.
+    """
 
     def __init__(self) -> None:
-        self.busy = False
+        self.owner = 0  # the thread that loads the package: what it imports meanwhile is the real thing
 
     def find_spec(self, name: str, path: object = None, target: object = None) -> "ModuleSpec | None":  # noqa: ARG002
-        """Return a spec for the module that now has this name, or None where others are to answer."""
-        if self.busy or name not in NAMES:
-            return None
-        self.busy = True  # what is imported meanwhile is the real thing
-        try:
-            package = load()
-            package.install_as_pymysql()
-            package.install_as_MySQLdb()
-        except Exception as error:  # noqa: BLE001  the program is to run, whatever this was
-            # Where there is no PyMySQL, its absence is for the program to meet.
-            if getattr(error, "name", None) != "pymysql":
-                sys.stderr.write("pooled_pymysql: PyMySQL stays without a pool in this process: %r\n" % error)  # noqa: UP031
-        finally:
-            self.busy = False
-            if self in sys.meta_path:
-                sys.meta_path.remove(self)
-        # Left there, it would be loaded a second time, from its own spec.
-        module = sys.modules.pop(name, None)
-        if module is None:
+        """Return how to load a module of this name, or None where others are to answer."""
+        if self.owner == get_ident() or (name not in NAMES and name != PACKAGE):
             return None
         from importlib.machinery import ModuleSpec
+        from importlib.util import find_spec
 
-        return ModuleSpec(name, Loader(module), origin=module.__file__)  # type: ignore[arg-type]
+        self.owner = get_ident()
+        try:
+            if find_spec("pymysql") is None:
+                return None
+            spec = find_spec(PACKAGE) or belonging()
+        finally:
+            self.owner = 0
+        if name == PACKAGE:
+            spec.loader = PackageLoader(self, spec)  # type: ignore[assignment]
+            return spec
+        return ModuleSpec(name, Alias(self), origin=spec.origin)  # type: ignore[arg-type]
+
+    def retire(self) -> None:
+        """Leave all further imports alone."""
+        self.owner = 0
+        if self in sys.meta_path:
+            sys.meta_path.remove(self)
 
 
-class Loader:
-    """Hand over a module that is loaded already."""
+class PackageLoader:
+    """Load the package, and install it under the other names."""
 
-    def __init__(self, module: "ModuleType") -> None:
-        self.module = module
-        self.spec = module.__spec__
+    def __init__(self, finder: Finder, spec: "ModuleSpec") -> None:
+        self.finder = finder
+        self.spec = spec
+        self.real = spec.loader
 
-    def create_module(self, spec: object) -> "ModuleType":  # noqa: ARG002
-        """Return the module."""
-        return self.module
+    def __getattr__(self, name: str) -> object:
+        return getattr(self.real, name)
+
+    def create_module(self, spec: "ModuleSpec") -> "ModuleType | None":
+        """Let the real loader decide."""
+        return self.real.create_module(spec)  # type: ignore[union-attr]
 
     def exec_module(self, module: "ModuleType") -> None:
-        """Undo what the import system has just done to it."""
+        """Run the package, for which PyMySQL is PyMySQL."""
+        module.__loader__ = self.spec.loader = self.real
+        self.finder.owner = get_ident()
+        try:
+            self.real.exec_module(module)  # type: ignore[union-attr]
+            module.install_as_pymysql()
+            module.install_as_MySQLdb()
+        finally:
+            self.finder.retire()
+
+
+class Alias:
+    """Give the package another name."""
+
+    def __init__(self, finder: Finder) -> None:
+        self.finder = finder
+        self.spec = None  # type: ModuleSpec | None
+
+    def create_module(self, spec: "ModuleSpec") -> "ModuleType":
+        """Return the package; if it cannot be loaded, what has this name without it."""
+        from importlib import import_module
+
+        try:
+            import_module("pymysql" if spec.name != "pymysql" else PACKAGE)
+            module = import_module(PACKAGE)
+        except Exception as error:  # noqa: BLE001  the program is to run, whatever this was
+            sys.stderr.write("pooled_pymysql: PyMySQL stays without a pool in this process: %r\n" % error)  # noqa: UP031
+            for name in [name for name in sys.modules if name.partition(".")[0] == PACKAGE]:
+                del sys.modules[name]
+            self.finder.retire()
+            module = import_module(spec.name)
+        self.spec = module.__spec__
+        return module
+
+    def exec_module(self, module: "ModuleType") -> None:
+        """Undo what the import system has just done to a module that is loaded already."""
         module.__spec__ = self.spec
 
 
-def load() -> "ModuleType":
-    """Import the package: this interpreter's own, or else the one that this file belongs to."""
-    from importlib import import_module, util
+def belonging() -> "ModuleSpec":
+    """Return how to load the package that this file belongs to, for an interpreter that has none of its own."""
+    from importlib.util import spec_from_file_location
 
-    try:
-        return import_module(PACKAGE)
-    except ImportError as error:
-        if error.name != PACKAGE:
-            raise
     root = os.path.dirname(FOLDER)
-    spec = util.spec_from_file_location(PACKAGE, os.path.join(root, "__init__.py"), submodule_search_locations=[root])
-    module = sys.modules[PACKAGE] = util.module_from_spec(spec)  # type: ignore[arg-type]
-    try:
-        spec.loader.exec_module(module)  # type: ignore[union-attr]
-    except BaseException:
-        for name in [name for name in sys.modules if name.partition(".")[0] == PACKAGE]:
-            del sys.modules[name]
-        raise
-    return module
+    file = os.path.join(root, "__init__.py")
+    return spec_from_file_location(PACKAGE, file, submodule_search_locations=[root])  # type: ignore[return-value]
 
 
 def run_next() -> None:
