@@ -264,19 +264,27 @@ def test_celery(pool: str, hits: Server, ids: Any, admin: Any, tmp_path: Path) -
     }
     worker = ["-m", "celery", "-A", "tasks", "worker", "--pool", pool, "--concurrency", str(CONCURRENCY)]
     worker += ["--without-gossip", "--without-mingle", "--without-heartbeat", "--loglevel", "INFO"]
-    client = "import json, sys, tasks, celery\n"
-    client += "results = [tasks.hit.delay(f'name{n}' if n % 6 else 'broken') for n in range(60)]\n"
-    client += f"found = [each.get(timeout={WAIT}, interval=0.05, propagate=False) for each in results]\n"
-    client += "print(json.dumps([x if isinstance(x, list) else [type(x).__name__, x.args[0]] for x in found]))\n"
-    with started(*worker, folder=tmp_path, environment=environment), Watch(ids) as watch:
-        wait_until(lambda: " ready." in (tmp_path / "log").read_text(), WAIT, "the worker")
-        mine = {**os.environ, **environment, "PYTHONDONTWRITEBYTECODE": "1", "BACKEND": url.replace(hits.user, "test")}
-        mine["WHERE"] = mine["WHERE"].replace(hits.user, "test")  # the client's connections are not counted
-        done = subprocess.run(
-            [sys.executable, "-c", client], cwd=tmp_path, env=mine, capture_output=True, timeout=90, check=False
-        )
+    # The client's connections are not counted.
+    other = environment | {"WHERE": environment["WHERE"].replace(hits.user, "test")}
+    other["BACKEND"] = url.replace(hits.user, "test")
+
+    def client(text: str, *words: str) -> Any:
+        command = [sys.executable, "-c", "import json, sys, tasks\n" + text, *words]
+        everything = {**os.environ, **other, "PYTHONDONTWRITEBYTECODE": "1"}
+        done = subprocess.run(command, cwd=tmp_path, env=everything, capture_output=True, timeout=90, check=False)
         assert done.returncode == 0, done.stderr.decode()
-    found = json.loads(done.stdout)
+        return json.loads(done.stdout)
+
+    # All are sent before the worker begins: it would read the files of this broker while they are written.
+    tickets = client("print(json.dumps([tasks.hit.delay(f'name{n}' if n % 6 else 'broken').id for n in range(60)]))")
+    with started(*worker, folder=tmp_path, environment=environment), Watch(ids) as watch:
+        found = client(
+            f"results = [tasks.app.AsyncResult(t).get(timeout={WAIT}, interval=0.05, propagate=False)"
+            " for t in sys.argv[1:]]\n"
+            "print(json.dumps([x if isinstance(x, list) else [type(x).__name__, x.args[0]] for x in results]))",
+            *tickets,
+        )
+        wait_until(lambda: " ready." in (tmp_path / "log").read_text(), WAIT, "the worker")
     for number, answer in enumerate(found):
         if number % 6:
             assert (answer[0], answer[3]) == (1, "pooled_pymysql")
@@ -286,6 +294,7 @@ def test_celery(pool: str, hits: Server, ids: Any, admin: Any, tmp_path: Path) -
     used = {process: {each[1] for each in good if each[2] == process} for process in {each[2] for each in good}}
     assert all(len(connections) <= MAX_SIZE for connections in used.values())
     assert 1 <= watch.most <= POOLS[pool]
+    assert len(watch.seen) <= POOLS[pool]  # for 60 tasks and as many results
     with admin.cursor() as cursor:
         cursor.execute(f"SELECT COUNT(*) FROM {hits.database}.celery_taskmeta")
         assert cursor.fetchone() == (60,)
