@@ -149,6 +149,18 @@ def test_pool_options_as_object_dict_and_dsn(server: Server) -> None:
     assert (pool.name, pool.options, pool.stats().opened) == (name, wanted, 1)
 
 
+def test_pool_options_in_a_dict_are_read_at_every_call(server: Server) -> None:
+    options: dict[str, Any] = {"max_size": 1}
+    for size in (1, 2, 1):
+        options["max_size"] = size
+        pooled_pymysql.connect(**server.kwargs(), pool=options).close()
+    assert sorted(pool.stats().max_size for pool in pooled_pymysql.pools()) == [1, 2]
+    for wrong in (True, 1.0, [1]):  # the first two are equal to 1, but no ints
+        options["max_size"] = wrong
+        with pytest.raises(TypeError, match="'max_size'"):
+            pooled_pymysql.connect(**server.kwargs(), pool=options)
+
+
 def test_other_options_are_another_pool(server: Server) -> None:
     for size in (1, 2):
         pooled_pymysql.connect(**server.kwargs(), pool={"max_size": size}).close()

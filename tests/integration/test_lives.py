@@ -187,6 +187,24 @@ def test_loss_of_one_session_has_the_others_of_that_server_validated(account: Se
         pooled_pymysql.close_pools()
 
 
+@pytest.mark.parametrize(("ago", "looks"), [(3600.0, [0]), (-3600.0, [])])
+def test_first_statement_asks_again_unless_the_session_was_alive_just_now(
+    ago: float, looks: list[int], server: Server
+) -> None:
+    lease: Any = pooled_pymysql.connect(**server.kwargs())
+    session = lease._session
+    asked: list[int] = []
+    plain = session.poll
+    session.poll = lambda timeout: asked.append(timeout) or plain(timeout)
+    session.looked_at = time.monotonic() - ago
+    lease.query("SELECT 1")
+    assert asked == looks
+    lease.query("SELECT 1")  # no statement but the first asks
+    assert asked == looks
+    session.poll = plain
+    lease.close()
+
+
 # Drain and resize
 
 
