@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import py_compile
+import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -20,6 +21,7 @@ import pytest
 from servers import Server
 
 import pooled_pymysql
+from pooled_pymysql import launcher
 
 RUN = ("-m", "pooled_pymysql", "run")
 
@@ -373,13 +375,25 @@ def test_another_tool_in_front_is_refused(tmp_path: Path) -> None:
     assert "run must be started by Python itself" in done.stderr
 
 
+def test_commands_of_the_documentation_are_understood(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "run.md").read_text()
+    (block,) = re.findall(r"^```sh\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
+    lines = block.splitlines()
+    assert len(lines) == 4
+    for line in lines:
+        words = shlex.split(line)[1:]
+        after = words.index("run") + 1
+        own, program = launcher.split(words[after:])
+        assert program[0] in {"script.py", "-m", "manage.py"}
+        show = ["-c", "import sys; print(sys.argv[1:])", *program[1:]]
+        assert good(*words[:after], *own, *show, folder=tmp_path) == str(program[1:])
+
+
 def test_help_names_the_options(tmp_path: Path) -> None:
     for words in (["-h"], ["--help"], ["--max-size", "3", "-h"]):
         found = good(*RUN, *words, folder=tmp_path)
         assert found.startswith("usage: python -m pooled_pymysql run [option ...] (script | ")
         assert "--leak-threshold VALUE" in found
-    with contextlib.suppress(FileNotFoundError):
-        assert not os.listdir(tmp_path)
 
 
 # Connections
