@@ -156,7 +156,7 @@ class _Registry:
 _registry = _Registry()
 
 
-def connect(dsn: str | None = None, /, *, pool: Any = None, conv: Any = None, **kwargs: Any) -> Connection:
+def connect(dsn: str | None = None, /, *, pool: Any = None, conv: Any = None, **kwargs: Any) -> Connection[Any]:
     """Lease a connection from the pool that belongs to these arguments (PEP 249, "Constructors").
 
     Takes PyMySQL's keyword arguments, and a DSN in front of them if you like: `mysql://user:pass@host:3306/db?...`;

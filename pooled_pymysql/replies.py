@@ -16,7 +16,7 @@ from pymysql.connections import TEXT_TYPES
 from pymysql.constants import CR, FIELD_TYPE
 from pymysql.protocol import MysqlPacket
 
-from .driver import DriverConnection, DriverField, DriverResult
+from .driver import C, DriverConnection, DriverField, DriverResult
 from .packets import HEADER, MAX_PACKET, TWO_SHORTS, Ok, Packets
 from .tracking import (
     CLEAN,
@@ -58,7 +58,7 @@ _MAX_FIELDS = 2048
 _MAX_FIELD_SIZE = 512
 
 
-class Tracked(DriverConnection):
+class Tracked(DriverConnection[C]):
     """A connection that reads its replies with `Result` and keeps the marks that they leave."""
 
     __slots__ = ("_flight", "_has_tracking", "_marks", "_open", "_statement")
@@ -454,7 +454,7 @@ class Result(DriverResult):
 _MAX_DRAINED = 100  # rows; of a longer rest the session is not worth the reading
 
 
-def next_arrival(connection: Tracked, deadline: float) -> int | None:
+def next_arrival(connection: Tracked[Any], deadline: float) -> int | None:
     """Return the first byte of the next packet if all of it arrives before `deadline` (monotonic seconds), else None.
 
     The reader is of no use after None.

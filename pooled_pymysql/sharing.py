@@ -17,6 +17,7 @@ from weakref import WeakKeyDictionary
 from pymysql import err
 from pymysql.constants import CR
 
+from .driver import C
 from .exceptions import LeaseBusy
 from .replies import IN_FLIGHT, LANDED, PREPARING, RESULT_OPEN, Result, Tracked
 from .tracking import TOUCHED
@@ -54,7 +55,7 @@ class _Last:
         self.is_fresh = is_fresh  # no cursor has picked it up yet
 
 
-class Shared(Tracked):
+class Shared(Tracked[C]):
     """A connection whose threads take turns.
 
     Invariants: `_turn` is held by a thread while it is inside of a call that uses the wire, and by nobody in between;
