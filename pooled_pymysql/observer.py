@@ -33,7 +33,10 @@ class PoolObserver:
         """A caller has waited in vain."""
 
     def closed(self, pool: "Pool") -> None:
-        """The pool was closed; leases of it may still be out. A ConnectionPool that is collected does not tell."""
+        """The pool was closed; leases of it may still be out. A ConnectionPool that is collected does not tell.
+
+        The registry may be locked: must not wait for a thread that asks for `pools()`.
+        """
 
 
 class Observers:

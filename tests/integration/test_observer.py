@@ -9,9 +9,10 @@ import threading
 import time
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pytest
+from children import in_child
 from servers import Server, wait_until
 
 import pooled_pymysql
@@ -289,20 +290,6 @@ def test_observer_of_another_kind_is_refused() -> None:
 
 
 # Processes
-
-
-def in_child(work: Callable[[], object]) -> int:
-    """Run `work` in a forked child; return its exit code: 0 when it raised nothing."""
-    child = os.fork()
-    if child == 0:
-        code = 1
-        try:
-            work()
-            code = 0
-        finally:
-            os._exit(code)
-    _, status = os.waitpid(child, 0)
-    return os.waitstatus_to_exitcode(status)
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
