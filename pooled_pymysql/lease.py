@@ -12,7 +12,7 @@ import weakref
 from collections.abc import Callable, Mapping
 from threading import get_ident
 from types import FrameType
-from typing import Any, NoReturn, Protocol, Self
+from typing import Any, NoReturn, Protocol, Self, SupportsIndex
 
 from pymysql import err
 from pymysql.constants import CR
@@ -175,10 +175,17 @@ class Connection(Speaker[C]):
             f"a connection of pool {home.name!r} was dropped without close(){origin}", ResourceWarning, 2, self
         )
 
-    def _refuse_copy(self, *_: object) -> NoReturn:
+    def __reduce__(self) -> NoReturn:
         raise TypeError("a connection cannot be copied or pickled: it owns its session; call connect() instead")
 
-    __copy__ = __deepcopy__ = __reduce_ex__ = __reduce__ = _refuse_copy
+    def __reduce_ex__(self, _protocol: SupportsIndex, /) -> NoReturn:
+        self.__reduce__()
+
+    def __copy__(self) -> NoReturn:
+        self.__reduce__()
+
+    def __deepcopy__(self, _memo: object, /) -> NoReturn:
+        self.__reduce__()
 
     # Leasing again
 

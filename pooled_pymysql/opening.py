@@ -34,6 +34,8 @@ class Wire(Tracked):
     __slots__ = ("deadline",)
 
     deadline: float
+    client_flag: int
+    host_info: str
 
     def __del__(self) -> None:
         """The socket belongs to the session; PyMySQL's own would close it."""

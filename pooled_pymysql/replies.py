@@ -68,6 +68,7 @@ class Tracked(DriverConnection[C]):
     _marks: int  # of the lease
     _open: "Result | None"  # the result that goes on, while `_flight` is RESULT_OPEN
     _statement: int  # marks of the last statement's text
+    server_status: int
 
     def land(self) -> None:
         """Note that the reply was read to its end."""
@@ -188,10 +189,22 @@ class Tracked(DriverConnection[C]):
 class Result(DriverResult):
     """The reply to one command; see the module."""
 
+    connection: Any
+    converters: list[tuple[str | None, Any]]
+    description: Any
+    fields: list[Any]
+    has_next: Any
+    insert_id: int | None
+    message: Any
+    rows: Any
+    server_status: int | None
+    unbuffered_active: bool
+    warning_count: int
+
     is_unbuffered = False
-    abandoned = False  # nobody wants what is still unread
+    abandoned: bool = False  # nobody wants what is still unread
     cut_off = False  # the connection was closed before the rest was read
-    follows = False  # another result comes behind this one on the wire
+    follows: bool = False  # another result comes behind this one on the wire
     following: "Result | err.MySQLError | None" = None  # what came behind it, once it was read for another thread
 
     def __del__(self) -> None:

@@ -49,6 +49,10 @@ class _Last:
 
     __slots__ = ("affected_rows", "is_fresh", "result")
 
+    affected_rows: int
+    is_fresh: bool
+    result: Result | None
+
     def __init__(self, result: Result | None, affected_rows: int, is_fresh: bool) -> None:
         self.result = result
         self.affected_rows = affected_rows

@@ -56,6 +56,9 @@ class Speaker(Shared[C]):
 
     _is_unused: bool  # nothing was sent since it was leased
     _session: Session | None  # while it is a lease
+    charset: str
+    collation: str | None
+    encoding: str
 
     # Commands
 

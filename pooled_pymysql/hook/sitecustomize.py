@@ -11,6 +11,7 @@ from _thread import get_ident
 
 TYPE_CHECKING = False  # importing typing for it would cost every program some milliseconds
 if TYPE_CHECKING:
+    from importlib.abc import Loader
     from importlib.machinery import ModuleSpec
     from types import ModuleType
 
@@ -24,6 +25,8 @@ class Finder:
 
     Only PyMySQL's import waits for the package's, and only MySQLdb's for PyMySQL's: threads cannot block each other.
     """
+
+    owner: int
 
     def __init__(self) -> None:
         self.owner = 0  # the thread that loads the package: what it imports meanwhile is the real thing
@@ -57,24 +60,26 @@ class Finder:
 class PackageLoader:
     """Load the package, and install it under the other names."""
 
+    real: "Loader"
+
     def __init__(self, finder: Finder, spec: "ModuleSpec") -> None:
         self.finder = finder
         self.spec = spec
-        self.real = spec.loader
+        self.real = spec.loader  # type: ignore[assignment]
 
     def __getattr__(self, name: str) -> object:
         return getattr(self.real, name)
 
     def create_module(self, spec: "ModuleSpec") -> "ModuleType | None":
         """Let the real loader decide."""
-        return self.real.create_module(spec)  # type: ignore[union-attr]
+        return self.real.create_module(spec)
 
     def exec_module(self, module: "ModuleType") -> None:
         """Run the package, for which PyMySQL is PyMySQL."""
         module.__loader__ = self.spec.loader = self.real
         self.finder.owner = get_ident()
         try:
-            self.real.exec_module(module)  # type: ignore[union-attr]
+            self.real.exec_module(module)
             module.install_as_pymysql()
             module.install_as_MySQLdb()
         finally:
