@@ -36,8 +36,8 @@ from .tracking import (
     marks_of_statement,
 )
 
-# Seconds: a session that was found alive so lately is not asked again. Shorter than any round trip, so it makes no window
-# that the statement itself does not have.
+# Seconds: a session that was found alive so lately is not asked again. Shorter than any round trip, so it makes no
+# window that the statement itself does not have.
 _JUST_NOW = 0.000025
 
 _LOOK_CLOSER = MAY_BE_MANY | READS_FOUND_ROWS | READS_ROW_COUNT

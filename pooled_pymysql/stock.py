@@ -105,7 +105,7 @@ class Stock:
         if session.observed_since is not None:
             self._release_observed(session, broken, session.observed_since)
             return
-        if broken is None and session.marks & session.restore_mask:
+        if broken is None and session.marks & session.restore_mask and not self._is_ours():
             broken = session.restore()
         self._give_back(session, broken)
 

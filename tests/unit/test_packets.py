@@ -28,14 +28,17 @@ class Interrupted:
         return data
 
 
+def read_one(packets: Packets) -> None:
+    try:
+        packets.next()
+        packets.settle()
+    finally:
+        packets.settle()  # as the callers do; a second read would wait on the network
+
+
 @pytest.mark.parametrize("data", [ERROR, OK])
 def test_an_interruption_behind_a_read_does_not_make_it_read_twice(data: bytes) -> None:
     reader = Interrupted(data)
-    packets = Packets(SimpleNamespace(_rfile=reader, _peek=lambda: data, _next_seq_id=1))
     with pytest.raises(KeyboardInterrupt):
-        try:
-            packets.next()
-            packets.settle()
-        finally:
-            packets.settle()  # as the callers do; a second read would wait on the network
+        read_one(Packets(SimpleNamespace(_rfile=reader, _peek=lambda: data, _next_seq_id=1)))
     assert reader.asked == len(data)
