@@ -28,6 +28,8 @@ class Finder:
 
     owner: int
 
+    stands_in = True  # for PyMySQL: another copy of this file need not
+
     def __init__(self) -> None:
         self.owner = 0  # the thread that loads the package: what it imports meanwhile is the real thing
 
@@ -138,7 +140,7 @@ def run_next() -> None:
 
 # The program sees the path as it would without us; what it starts inherits PYTHONPATH.
 sys.path[:] = [entry for entry in sys.path if os.path.abspath(entry) != FOLDER]
-if sys.version_info >= (3, 11):  # noqa: UP036
+if sys.version_info >= (3, 11) and not any(hasattr(each, "stands_in") for each in sys.meta_path):
     # First, so that tools which the next one starts meet what the program will use.
     sys.meta_path.insert(0, Finder())
 run_next()

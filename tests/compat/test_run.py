@@ -236,6 +236,15 @@ def test_children_are_reached(kind: str, tmp_path: Path) -> None:
     assert good(*RUN, "program.py", folder=tmp_path) == "pooled_pymysql"
 
 
+def test_two_copies_of_the_hook_are_one_too_many(tmp_path: Path) -> None:
+    """As when the program of one virtual environment starts `run` in another."""
+    hook = Path(launcher.__file__).parent / "hook"
+    (tmp_path / "other").symlink_to(hook)
+    environment = {"PYTHONPATH": os.pathsep.join([str(tmp_path / "other"), str(hook)])}
+    code = "import sys; assert [type(each).__name__ for each in sys.meta_path].count('Finder') == 1\n" + SAME
+    assert good("-W", "error", "-c", code, folder=tmp_path, environment=environment) == "same"
+
+
 def test_children_see_no_folder_of_ours_on_their_path(tmp_path: Path) -> None:
     code = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'import sys; print(sys.path)'], check=True)"
     assert good(*RUN, "-c", code, folder=tmp_path) == good("-c", code, folder=tmp_path)
