@@ -261,6 +261,9 @@ class Pool(Stock):
             self._sleep(waiter, arguments, None if timeout is None else started + timeout)
         except PoolClosed:
             raise self._closed_error() from None
+        except PoolTimeout:
+            self._housekeeper.watch(self)  # see _sleep()
+            raise
         except PoolFull:
             text = f"pool {self._name!r}: max_waiting={self._options.max_waiting} callers wait already"
             raise PoolFull(1040, f"{text} ({self._counts()})") from None
@@ -290,6 +293,7 @@ class Pool(Stock):
                 return
             with self._lock:
                 ledger.requeue(waiter)
+            self._housekeeper.watch(self)  # for openings that fill the pool and whose caller was interrupted, too
 
     def _return_gift(self, waiter: Sleeper) -> None:
         """Give back what a waiter that was interrupted had just been given."""

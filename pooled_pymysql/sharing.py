@@ -124,7 +124,13 @@ class Shared(Tracked[C]):
     def _wait_for_turn(self, deadline: float | None = None) -> None:
         started = time.monotonic()
         timeout = self.turn_timeout() if deadline is None else max(0.0, deadline - started)
-        if not self._turn.acquire(timeout=-1 if timeout is None else min(timeout, threading.TIMEOUT_MAX)):
+        try:
+            has_come = self._turn.acquire(timeout=-1 if timeout is None else min(timeout, threading.TIMEOUT_MAX))
+        except BaseException:  # an exception from outside, delivered after the wait: the turn is ours, if it has come
+            if self._turn._is_owned():
+                self._turn.release()
+            raise
+        if not has_come:
             raise self._busy(time.monotonic() - started, "a statement")
 
     def _busy(self, waited: float, what: str) -> LeaseBusy:
@@ -139,6 +145,7 @@ class Shared(Tracked[C]):
         of which there is one in mid-command, must then be left alone: that it is held is the outer one's doing.
         """
         turn = self._turn
+        was_closed = self._sock is None  # asked while the turn is ours: another thread may connect it again
         if is_held:
             if self._flight == PREPARING and before != PREPARING:
                 self._flight = LANDED  # nothing was sent
@@ -149,7 +156,7 @@ class Shared(Tracked[C]):
                 turn.release()
         if self._leftovers or self._alarms:
             self._end_turn()
-        if isinstance(error, AttributeError | ValueError) and self._sock is None:
+        if isinstance(error, AttributeError | ValueError) and was_closed:
             text = "Lost connection to MySQL server during query (closed meanwhile)"
             raise err.OperationalError(CR.CR_SERVER_LOST, text) from None
 

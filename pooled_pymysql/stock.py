@@ -105,8 +105,13 @@ class Stock:
         if session.observed_since is not None:
             self._release_observed(session, broken, session.observed_since)
             return
-        if broken is None and session.marks & session.restore_mask and not self._is_ours():
-            broken = session.restore()
+        try:
+            if broken is None and session.marks & session.restore_mask and not self._is_ours():
+                broken = session.restore()
+        except BaseException:
+            self._returned.put((session, "interrupted", False))
+            self._housekeeper.wake()
+            raise
         self._give_back(session, broken)
 
     def _release_observed(self, session: Session, broken: str | None, since: float) -> None:

@@ -411,3 +411,16 @@ def test_opening_that_nobody_began_with_gives_its_room_back(server: Server, monk
     pool._ledger.min_size = 0
     pooled_pymysql.connect(**kwargs).close()
     assert (pool.stats().opening, pool.stats().idle) == (0, 1)
+
+
+def test_helpers_that_cannot_be_started_are_done_without(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    start = threading.Thread.start
+
+    def fail_to_start(self: threading.Thread) -> None:
+        if self.name == "pooled_pymysql helper":
+            raise RuntimeError("can't start new thread")
+        start(self)
+
+    monkeypatch.setattr(threading.Thread, "start", fail_to_start)
+    pooled_pymysql.connect(**server.kwargs()).close()
+    assert not only_pool()._housekeeper._helpers

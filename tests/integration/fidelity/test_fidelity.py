@@ -38,6 +38,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "autocommit_of_server": {"autocommit": None},
     "no_database": {"database": None},
     "init_command": {"init_command": "SET @from_init = 1, time_zone = '+03:00'"},
+    "init_use": {"init_command": "USE information_schema"},
     "init_query": {"init_command": "SELECT 1 UNION SELECT 2", "autocommit": True},
     "sql_mode": {"sql_mode": "ANSI_QUOTES,NO_BACKSLASH_ESCAPES"},
     "latin1": {"charset": "latin1"},
