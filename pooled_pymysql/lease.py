@@ -91,6 +91,16 @@ class Connection(Speaker[C]):
             return
         self._give_back(session)
 
+    def retire(self) -> None:
+        """Close it, and have its session closed as well instead of kept: for a server that one no longer trusts.
+
+        Blocks and raises as close() does. Without a pool it is close().
+        """
+        session = self._session
+        if session is not None:
+            session.expires_at, session.end_reason = float("-inf"), "retired"
+        self.close()
+
     def _give_back(self, session: Session) -> None:
         home: Any = self._home
         turn = self._turn

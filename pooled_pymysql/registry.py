@@ -119,9 +119,14 @@ class _Registry:
 
     def _forget(self, key: PoolKey, pool: Pool) -> None:
         if pool.closed or pool.forget():
+            self._drop({key})
+
+    def _drop(self, keys: set[PoolKey]) -> None:
+        """Let go of pools that are closed, and of the ways of calling connect() that lead to them."""
+        for key in keys:
             self.pools.pop(key, None)
-            for call in [call for call, recipe in self.recipes.items() if recipe.pool is pool]:
-                del self.recipes[call]
+        for call in [call for call, recipe in self.recipes.items() if recipe.arguments.key in keys]:
+            del self.recipes[call]
 
     def adopt(self, pool: Pool) -> None:
         """Show a pool that was made by hand among `pools()`; see to it at exit and after a fork."""
@@ -155,8 +160,8 @@ class _Registry:
 
     def live_pools(self) -> list[Pool]:
         with self.lock:
-            for key in [key for key, pool in self.pools.items() if pool.closed]:
-                del self.pools[key]
+            if closed := {key for key, pool in self.pools.items() if pool.closed}:
+                self._drop(closed)
             return [*self.pools.values(), *(pool for pool in self.by_hand if not pool.closed)]
 
 

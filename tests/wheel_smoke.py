@@ -13,8 +13,12 @@ from pathlib import Path
 
 DISTRIBUTION = "pooled-pymysql"
 PACKAGE = "pooled_pymysql"
-EXTRAS = {"rsa", "ed25519", "otel", "prometheus"}
-ADAPTERS = {"pooled_pymysql.opentelemetry": "opentelemetry"}  # what they import, and nobody imports them
+EXTRAS = {"rsa", "ed25519", "otel", "prometheus", "sqlalchemy"}
+ADAPTERS = {  # what they import; nobody imports them
+    "pooled_pymysql.engine_pool": "sqlalchemy",
+    "pooled_pymysql.opentelemetry": "opentelemetry",
+    "pooled_pymysql.sqlalchemy": "sqlalchemy",
+}
 
 
 def check(fact: object, text: str) -> None:

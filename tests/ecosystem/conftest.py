@@ -24,6 +24,7 @@ MAX_SIZE = 3
 # How SQLAlchemy is told to use this package: the URL's scheme, and the arguments of create_engine() that it needs.
 SCHEMES: dict[str, Mapping[str, Any]] = {
     "mysql+pymysql": {"module": pooled_pymysql, "poolclass": sqlalchemy.NullPool},
+    "mysql+pooled_pymysql": {},
 }
 
 

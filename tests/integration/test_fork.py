@@ -275,8 +275,8 @@ pooled_pymysql.close_pools()
 
 WAYS = {
     "fork": "fork(use_pool_in_child, leases, foreign)",
-    "fork in a thread": "forker, outcome = start(lambda: fork(use_pool_in_child, leases, foreign)); forker.join()\n"
-    "assert outcome == [None], outcome",
+    "fork in a thread": "forker, ended = start(lambda: fork(use_pool_in_child, leases, foreign)); forker.join()\n"
+    "assert ended == [None], ended",
     "multiprocessing": "context = multiprocessing.get_context('fork')\n"
     "child = context.Process(target=use_pool_in_child, args=(leases, foreign)); child.start(); child.join()\n"
     "assert child.exitcode == 0",

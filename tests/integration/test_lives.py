@@ -413,6 +413,27 @@ def test_opening_that_nobody_began_with_gives_its_room_back(server: Server, monk
     assert (pool.stats().opening, pool.stats().idle) == (0, 1)
 
 
+def test_a_retired_lease_takes_its_session_along(config: dict[str, Any], ids: Callable[[], set[int]]) -> None:
+    lease, other = lease_many(config, 2)
+    gone = lease.thread_id()
+    lease.retire()
+    assert not lease.open
+    wait_until(lambda: gone not in ids(), what="the end of the retired session")
+    with pytest.raises(pymysql.err.Error, match="Already closed"):
+        lease.retire()
+    stats = only_pool().stats()
+    assert (stats.in_use, stats.idle, stats.closed) == (1, 0, {"retired": 1})
+    other.close()
+    assert only_pool().stats().idle == 1  # no other session is touched
+
+
+def test_retiring_without_a_pool_is_closing(config: dict[str, Any], ids: Callable[[], set[int]]) -> None:
+    connection = pooled_pymysql.connect(pool=False, **config)
+    connection.retire()
+    assert not connection.open
+    wait_until(lambda: not ids(), what="the end of the connection")
+
+
 def test_helpers_that_cannot_be_started_are_done_without(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     start = threading.Thread.start
 

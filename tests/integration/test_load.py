@@ -552,12 +552,19 @@ def test_forgotten_pools_leave_nothing(account: Server, admin: Connection[Any]) 
     wait_until(are_gone, what="the end of all pools")
 
 
-def test_closed_pools_leave_nothing(account: Server) -> None:
+def close_one_by_one() -> None:
+    for pool in pooled_pymysql.pools():
+        pool.close()
+    assert pooled_pymysql.pools() == []
+
+
+@pytest.mark.parametrize("close_all", [pooled_pymysql.close_pools, close_one_by_one])
+def test_closed_pools_leave_nothing(close_all: Callable[[], None], account: Server) -> None:
     counts = []
     for _ in range(3):
         for _ in range(100):
             pooled_pymysql.connect(**account.kwargs(password=lambda: account.password)).close()
-            pooled_pymysql.close_pools()
+            close_all()
         gc.collect()
         counts.append(len(gc.get_objects()))
     assert counts[2] - counts[1] < 200, counts  # 100 pools, two objects each
