@@ -3,6 +3,8 @@
 `connect()` leases from a hidden pool instead of opening a connection; `close()` gives back.
 """
 
+from typing import TYPE_CHECKING as _TYPE_CHECKING
+
 from pymysql import (
     BINARY,
     DATE,
@@ -56,13 +58,18 @@ from .lease import Connection
 from .observer import PoolObserver
 from .options import PoolOptions, configure
 from .pool import Pool, PoolStats
-from .registry import add_observer, close_pools, connect, pool_for, pools, remove_observer
+from .registry import add_observer, close_pools, pool_for, pools, remove_observer
+from .registry import connect as _connect
+
+if _TYPE_CHECKING:
+    from .signatures import Connect as _Signature
 
 apilevel = "2.0"
 threadsafety = 2
 paramstyle = "pyformat"
 
-Connect = connect
+connect: "_Signature" = _connect
+Connect: "_Signature" = _connect
 
 __all__ = [
     "BINARY",

@@ -106,6 +106,12 @@ class Arguments:
         "password", "read_timeout", "template", "tls", "write_timeout",
     )  # fmt: skip
 
+    defer: bool
+    key: PoolKey
+    leak_tracking: bool
+    overlay: dict[str, Any]
+    tls: Any
+
     def __init__(self, kwargs: Mapping[str, Any], options: PoolOptions) -> None:
         given = _without_aliases(kwargs)
         self.defer = bool(given.pop("defer_connect", False))

@@ -9,21 +9,26 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, NoReturn
 
-from pooled_pymysql import demo
+from pooled_pymysql import demo, launcher
 
 INTERRUPTED = 130  # what shells report for a program that a Ctrl-C ended
 
 
 class Command(NamedTuple):
-    """One subcommand; `run` returns the exit status."""
+    """One subcommand; `run` returns the exit status.
+
+    `split` parts the words behind the command in those for its parser and those that come as `rest`.
+    """
 
     summary: str
     add_arguments: Callable[[argparse.ArgumentParser], None]
     run: Callable[[argparse.Namespace], int]
+    split: Callable[[Sequence[str]], tuple[list[str], list[str]]] | None = None
 
 
 COMMANDS = {
     "demo": Command(demo.SUMMARY, demo.add_arguments, demo.run),
+    "run": Command(launcher.SUMMARY, launcher.add_arguments, launcher.run, launcher.split),
 }
 
 
@@ -47,7 +52,13 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status; wrong usage raises SystemExit(2)."""
-    chosen = build_parser().parse_args(arguments)
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    rest: list[str] = []
+    command = COMMANDS.get(words[0]) if words else None
+    if command is not None and command.split is not None:
+        own, rest = command.split(words[1:])
+        words = [words[0], *own]
+    chosen = build_parser().parse_args(words, argparse.Namespace(rest=rest))
     try:
         status: int = chosen.run(chosen)
         sys.stdout.flush()

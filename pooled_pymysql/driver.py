@@ -1,6 +1,6 @@
 """PyMySQL's connection with the private parts that this package relies on, declared in one place.
 
-At run time it adds nothing but `Connection[...]`, which type checkers know and PyMySQL lacks.
+At run time it adds nothing but `Connection[...]`, the class of its cursors, which type checkers know and PyMySQL lacks.
 """
 
 from collections.abc import Mapping
@@ -67,6 +67,9 @@ if TYPE_CHECKING:
         def __init__(self, data: bytes, encoding: str) -> None: ...
         def description(self) -> tuple[Any, ...]: ...
 else:
+    from typing import TypeVar
+
+    C = TypeVar("C", bound=Cursor)
     DriverResult = MySQLResult
     DriverField = FieldDescriptorPacket
 

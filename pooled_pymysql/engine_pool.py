@@ -3,7 +3,7 @@
 import queue
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from pymysql import connections
 from sqlalchemy import exc, util
@@ -194,8 +194,9 @@ class OwnOptions(PoolOptions):
     """Pool options that are equal to themselves only, and so lead to a pool of their own."""
 
     __slots__ = ()
-    __eq__ = object.__eq__
-    __hash__ = object.__hash__
+    if not TYPE_CHECKING:  # they would take these for changes of type
+        __eq__ = object.__eq__
+        __hash__ = object.__hash__
 
 
 class _Own:

@@ -23,7 +23,7 @@ from .pool import _UNSET, Pool
 from .registry import _call_key, _registry
 from .stock import _getpid, _monotonic
 
-logger = logging.getLogger("pooled_pymysql")
+logger: logging.Logger = logging.getLogger("pooled_pymysql")
 
 _PAST = float("-inf")
 _LATE = 1.0  # seconds after connect_timeout by which an opening has told how it ended

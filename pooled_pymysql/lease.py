@@ -12,12 +12,13 @@ import weakref
 from collections.abc import Callable, Mapping
 from threading import get_ident
 from types import FrameType
-from typing import Any, NoReturn, Protocol, Self
+from typing import Any, NoReturn, Protocol, Self, SupportsIndex
 
 from pymysql import err
 from pymysql.constants import CR
 
 from .arguments import Arguments, Conversions
+from .driver import C
 from .replies import IN_FLIGHT, PREPARING, RESULT_OPEN, next_arrival
 from .session import SERVER_ATTRIBUTES, Session
 from .statements import Speaker
@@ -45,7 +46,7 @@ class Home(Protocol):
         """Take the session of a garbage-collected lease; callable from anywhere, never blocks, takes no lock."""
 
 
-class Connection(Speaker):
+class Connection(Speaker[C]):
     """What `connect()` returns: a lease while `connect()` made it, a plain connection when called directly.
 
     The attributes of PyMySQL's connection are in `__dict__`; ours are in slots beside it.
@@ -59,7 +60,7 @@ class Connection(Speaker):
     _home: Home | None
     _origin: str | None  # where it was acquired, with leak_tracking
 
-    def __new__(cls, *_args: Any, **_kwargs: Any) -> Self:
+    def __new__(cls, *_args: Any, cursorclass: type[C] | None = None, **_kwargs: Any) -> Self:  # noqa: ARG004  for mypy
         self = _new(cls)
         self._arguments = self._find_home = self._home = self._origin = self._session = None
         self._held = []
@@ -187,10 +188,17 @@ class Connection(Speaker):
             f"a connection of pool {home.name!r} was dropped without close(){origin}", ResourceWarning, 2, self
         )
 
-    def _refuse_copy(self, *_: object) -> NoReturn:
+    def __reduce__(self) -> NoReturn:
         raise TypeError("a connection cannot be copied or pickled: it owns its session; call connect() instead")
 
-    __copy__ = __deepcopy__ = __reduce_ex__ = __reduce__ = _refuse_copy
+    def __reduce_ex__(self, _protocol: SupportsIndex, /) -> NoReturn:
+        self.__reduce__()
+
+    def __copy__(self) -> NoReturn:
+        self.__reduce__()
+
+    def __deepcopy__(self, _memo: object, /) -> NoReturn:
+        self.__reduce__()
 
     # Leasing again
 
@@ -301,7 +309,7 @@ def make_lease(
     return lease
 
 
-def _bind(lease: Connection, session: Session, home: Home) -> None:
+def _bind(lease: Connection[Any], session: Session, home: Home) -> None:
     lease._has_tracking = session.has_tracking
     lease._marks = 0
     lease._home = home

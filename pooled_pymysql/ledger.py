@@ -66,6 +66,8 @@ class Waiter(Generic[S]):
 
     __slots__ = ("error", "session", "state")
 
+    state: WaiterState
+
     def __init__(self) -> None:
         self.state = WaiterState.NEW
         self.session: S | None = None
@@ -82,6 +84,11 @@ class Opening:
     """A session that is being opened. Counted until it is told how that ended."""
 
     __slots__ = ("due", "end_reason", "is_running", "since")
+
+    due: float
+    end_reason: str
+    is_running: bool
+    since: float
 
     def __init__(self, now: float, due: float) -> None:
         self.since = now
@@ -104,6 +111,19 @@ class Ledger(Generic[S]):
         "max_waiting", "min_size", "opened", "opening_limit", "opening_took", "openings", "owing", "retry_at",
         "timeouts", "waiting", "watching",
     )  # fmt: skip
+
+    closed: bool
+    failures: int
+    full: int
+    leases: int
+    max_size: int
+    max_waiting: int | None
+    min_size: int
+    opened: int
+    opening_limit: int
+    opening_took: float
+    retry_at: float
+    timeouts: int
 
     def __init__(self, min_size: int, max_size: int, max_waiting: int | None, opening_limit: int) -> None:
         self.min_size = min_size

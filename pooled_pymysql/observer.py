@@ -44,6 +44,8 @@ class Observers:
 
     __slots__ = ("each",)
 
+    each: tuple[PoolObserver, ...]
+
     def __init__(self, each: tuple[PoolObserver, ...]) -> None:
         self.each = each
 

@@ -39,6 +39,8 @@ class Wire(Tracked):
     _ahead: bytearray
     _most_ahead: int  # bytes
     deadline: float
+    client_flag: int
+    host_info: str
 
     def __del__(self) -> None:
         """The socket belongs to the session; PyMySQL's own would close it."""

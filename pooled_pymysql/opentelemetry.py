@@ -8,7 +8,7 @@ that was imported by name before), and connections stay what they are.
 import logging
 import sys
 from collections.abc import Callable, Collection
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from opentelemetry.instrumentation import dbapi
 from opentelemetry.instrumentation.instrumentor import BaseInstrumentor  # type: ignore[attr-defined]
@@ -83,7 +83,13 @@ class PooledPyMySQLInstrumentor(BaseInstrumentor):  # type: ignore[misc]
         return dbapi.uninstrument_connection(connection)
 
 
-class TracedCursor(dbapi.TracedCursorProxy):  # type: ignore[type-arg]  # not generic in earlier versions
+if TYPE_CHECKING:
+    _Proxy = dbapi.TracedCursorProxy[Any]  # not generic in earlier versions
+else:
+    _Proxy = dbapi.TracedCursorProxy
+
+
+class TracedCursor(_Proxy):
     """A cursor with `db_query()` and `db_modify()`, whose statements are traced like all others."""
 
     def db_query(self, query: str, args: Any = ()) -> Any:

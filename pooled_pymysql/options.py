@@ -17,6 +17,7 @@ __all__ = [
     "Reset",
     "configure",
     "defaults",
+    "from_environment",
     "from_mapping",
     "from_text",
     "on_change",
@@ -25,6 +26,7 @@ __all__ = [
     "parse_number",
     "resolve",
     "suggest",
+    "takes",
 ]
 
 Reset = Literal["auto", "always", "rollback"]
@@ -165,6 +167,11 @@ _KINDS: dict[str, _Kind] = {
 OPTION_NAMES = tuple(_KINDS)
 
 
+def takes(name: str) -> str:
+    """Return what option `name` takes, in words."""
+    return _KINDS[name].takes
+
+
 def _checked(name: str, value: object) -> object:
     """Return `value` as option `name` keeps it."""
     kind = _KINDS[name]
@@ -270,6 +277,11 @@ def _read_environment(environment: Mapping[str, str]) -> dict[str, object]:
     return found
 
 
+def from_environment(environment: Mapping[str, str]) -> PoolOptions:
+    """Return the code's defaults, overridden by environment variables; a wrong value raises ValueError."""
+    return from_mapping(_read_environment(environment))
+
+
 class _Process:
     """Hold this process's defaults: the code's, then the environment's, then those of `configure()`.
 
@@ -291,7 +303,7 @@ class _Process:
     def read(self) -> PoolOptions:
         """Return the defaults, reading the environment if that was not done yet; the lock is held."""
         if self.current is None:
-            self.current = from_mapping(_read_environment(os.environ))
+            self.current = from_environment(os.environ)
         return self.current
 
     def configure(self, options: Mapping[str, object]) -> None:

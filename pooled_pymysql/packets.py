@@ -29,6 +29,13 @@ class Ok:
 
     __slots__ = ("affected_rows", "insert_id", "marks", "message", "status", "warning_count")
 
+    affected_rows: int | None
+    insert_id: int | None
+    marks: int
+    message: bytes
+    status: Any
+    warning_count: Any
+
     def __init__(self, data: bytes, has_tracking: bool) -> None:
         affected_rows: int | None = data[1]
         insert_id: int | None = data[2]
@@ -66,6 +73,13 @@ class Packets:
     """
 
     __slots__ = ("buffer", "connection", "end", "position", "reader", "sequence")
+
+    buffer: bytes
+    connection: Any
+    end: int
+    position: int
+    reader: Any
+    sequence: int
 
     def __init__(self, connection: Any) -> None:
         self.connection = connection

@@ -48,6 +48,8 @@ class PoolStats:
 class Pool(Stock):
     """The sessions of one DSN. All methods may be called from any thread."""
 
+    closed: bool
+
     # What users see
 
     @property

@@ -8,7 +8,7 @@ import threading
 import time
 import warnings
 import weakref
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from operator import itemgetter
 from typing import Any
 
@@ -35,6 +35,13 @@ class Recipe:
     """One way of calling connect(), read once: its arguments and the pool that they lead to."""
 
     __slots__ = ("aliases", "arguments", "find_pool", "is_simple", "kinds", "options", "pool")
+
+    aliases: list[tuple[str, str]]
+    arguments: Arguments
+    find_pool: Callable[[], Pool]
+    is_simple: bool
+    kinds: list[tuple[str, type[Any]]]
+    options: pool_options.PoolOptions
 
     def __init__(
         self,
@@ -161,7 +168,7 @@ class _Registry:
 _registry = _Registry()
 
 
-def connect(dsn: str | None = None, /, *, pool: Any = None, conv: Any = None, **kwargs: Any) -> Connection:
+def connect(dsn: str | None = None, /, *, pool: Any = None, conv: Any = None, **kwargs: Any) -> Connection[Any]:
     """Lease a connection from the pool that belongs to these arguments (PEP 249, "Constructors").
 
     Takes PyMySQL's keyword arguments, and a DSN in front of them if you like: `mysql://user:pass@host:3306/db?...`;

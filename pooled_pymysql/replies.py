@@ -16,7 +16,7 @@ from pymysql.connections import TEXT_TYPES
 from pymysql.constants import CR, FIELD_TYPE
 from pymysql.protocol import MysqlPacket
 
-from .driver import DriverConnection, DriverField, DriverResult
+from .driver import C, DriverConnection, DriverField, DriverResult
 from .packets import HEADER, MAX_PACKET, TWO_SHORTS, Ok, Packets
 from .tracking import (
     CLEAN,
@@ -58,7 +58,7 @@ _MAX_FIELDS = 2048
 _MAX_FIELD_SIZE = 512
 
 
-class Tracked(DriverConnection):
+class Tracked(DriverConnection[C]):
     """A connection that reads its replies with `Result` and keeps the marks that they leave."""
 
     __slots__ = ("_flight", "_has_tracking", "_marks", "_open", "_statement")
@@ -68,6 +68,7 @@ class Tracked(DriverConnection):
     _marks: int  # of the lease
     _open: "Result | None"  # the result that goes on, while `_flight` is RESULT_OPEN
     _statement: int  # marks of the last statement's text
+    server_status: int
 
     def land(self) -> None:
         """Note that the reply was read to its end."""
@@ -188,10 +189,22 @@ class Tracked(DriverConnection):
 class Result(DriverResult):
     """The reply to one command; see the module."""
 
+    connection: Any
+    converters: list[tuple[str | None, Any]]
+    description: Any
+    fields: list[Any]
+    has_next: Any
+    insert_id: int | None
+    message: Any
+    rows: Any
+    server_status: int | None
+    unbuffered_active: bool
+    warning_count: int
+
     is_unbuffered = False
-    abandoned = False  # nobody wants what is still unread
+    abandoned: bool = False  # nobody wants what is still unread
     cut_off = False  # the connection was closed before the rest was read
-    follows = False  # another result comes behind this one on the wire
+    follows: bool = False  # another result comes behind this one on the wire
     following: "Result | err.MySQLError | None" = None  # what came behind it, once it was read for another thread
 
     def __del__(self) -> None:
@@ -454,7 +467,7 @@ class Result(DriverResult):
 _MAX_DRAINED = 100  # rows; of a longer rest the session is not worth the reading
 
 
-def next_arrival(connection: Tracked, deadline: float) -> int | None:
+def next_arrival(connection: Tracked[Any], deadline: float) -> int | None:
     """Return the first byte of the next packet if all of it arrives before `deadline` (monotonic seconds), else None.
 
     The reader is of no use after None.

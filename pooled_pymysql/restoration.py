@@ -35,6 +35,10 @@ class Command:
 
     __slots__ = ("expected", "is_light", "packet")
 
+    expected: tuple[object, ...] | None
+    is_light: bool
+    packet: bytes
+
     def __init__(self, packet: bytes, *, is_light: bool = False, expected: tuple[object, ...] | None = None) -> None:
         self.packet = packet
         self.is_light = is_light
@@ -77,6 +81,10 @@ class Restoration:
     """How sessions of one pool are restored; made when a session is opened, by what its server can do."""
 
     __slots__ = ("_ask_all", "_init", "_return", "can_prove", "init_connect", "one_write", "reset")
+
+    can_prove: bool
+    init_connect: bool
+    one_write: bool
 
     def __init__(self, options: PoolOptions) -> None:
         self.reset = options.reset

@@ -6,6 +6,7 @@ import socket
 import struct
 import time
 import weakref
+from collections.abc import Callable
 from typing import Any
 
 from pymysql import err
@@ -85,6 +86,24 @@ class Session:
         "sock",
         "validate_at",
     )
+
+    answer_by: float
+    asked_at: float
+    end_reason: str
+    expires_at: float
+    has_tracking: bool
+    holder: int
+    idle_limit: float
+    idle_since: float
+    looked_at: float
+    marks: int
+    opened_at: float
+    opening_took: float
+    pid: int
+    poll: Callable[[int], object]
+    restore_mask: int
+    sock: Any
+    validate_at: float
 
     def __init__(self, wire: Tracked, recipe: Restoration, started: float, max_lifetime: float | None) -> None:
         now = time.monotonic()

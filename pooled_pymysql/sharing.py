@@ -17,6 +17,7 @@ from weakref import WeakKeyDictionary
 from pymysql import err
 from pymysql.constants import CR
 
+from .driver import C
 from .exceptions import LeaseBusy
 from .replies import IN_FLIGHT, LANDED, PREPARING, RESULT_OPEN, Result, Tracked
 from .tracking import TOUCHED
@@ -48,13 +49,17 @@ class _Last:
 
     __slots__ = ("affected_rows", "is_fresh", "result")
 
+    affected_rows: int
+    is_fresh: bool
+    result: Result | None
+
     def __init__(self, result: Result | None, affected_rows: int, is_fresh: bool) -> None:
         self.result = result
         self.affected_rows = affected_rows
         self.is_fresh = is_fresh  # no cursor has picked it up yet
 
 
-class Shared(Tracked):
+class Shared(Tracked[C]):
     """A connection whose threads take turns.
 
     Invariants: `_turn` is held by a thread while it is inside of a call that uses the wire, and by nobody in between;

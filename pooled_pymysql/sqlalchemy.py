@@ -51,10 +51,10 @@ class MySQLDialect_pooled_pymysql(MySQLDialect_pymysql):  # noqa: N801  SQLAlche
     driver = "pooled_pymysql"
     poolclass = LeasePool
     supports_statement_cache = True
-    connection_characteristics = util.immutabledict(
+    connection_characteristics: Any = util.immutabledict(
         {**MySQLDialect_pymysql.connection_characteristics, "isolation_level": _IsolationLevel()}
     )
-    engine_config_types = util.immutabledict(
+    engine_config_types: Any = util.immutabledict(
         {**MySQLDialect_pymysql.engine_config_types, "pool_pre_ping": util.asbool, "pool_use_lifo": util.asbool}
     )
     _levels: ClassVar[tuple[str, ...]] = ("SERIALIZABLE", "READ UNCOMMITTED", "READ COMMITTED", "REPEATABLE READ")

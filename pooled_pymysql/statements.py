@@ -15,6 +15,7 @@ from pymysql import err
 from pymysql.charset import charset_by_name
 from pymysql.constants import CLIENT, COMMAND, CR
 
+from .driver import C
 from .exceptions import LeaseBusy
 from .liveness import wait_readable
 from .packets import MAX_PACKET, Ok
@@ -48,13 +49,16 @@ _prelude = struct.Struct("<IB").pack  # length in 24 bits, sequence number 0; th
 _header = struct.Struct("<I").pack
 
 
-class Speaker(Shared):
+class Speaker(Shared[C]):
     """A connection that sends commands and reads their replies."""
 
     __slots__ = ("_is_unused", "_session")
 
     _is_unused: bool  # nothing was sent since it was leased
     _session: Session | None  # while it is a lease
+    charset: str
+    collation: str | None
+    encoding: str
 
     # Commands
 

@@ -66,6 +66,12 @@ class ThrowawayServer:
     killed. Not for Windows.
     """
 
+    directory: str
+    password: str
+    pid: int
+    port: int
+    unix_socket: str
+
     def __init__(self, *, options: Sequence[str] = (), start_timeout: float = 60.0, stop_timeout: float = 5.0) -> None:
         self._options = tuple(options)
         self._start_timeout = start_timeout

@@ -40,6 +40,7 @@ THOROUGH = {
     "test_load",
     "test_pymysqlpool_defects",
     "test_replies",
+    "test_run",
     "test_run_limit",
     "test_throwaway",
     "test_tls",

@@ -6,6 +6,7 @@ Run by an interpreter that has the wheel and its requirements installed and noth
 import importlib
 import pkgutil
 import re
+import subprocess
 import sys
 from importlib.metadata import distribution
 from pathlib import Path
@@ -70,5 +71,13 @@ def check_package() -> None:
     print(f"wheel: {len(names) - len(ADAPTERS)} modules import, {folder}")
 
 
+def check_run() -> None:
+    program = "import pymysql; print(pymysql.__name__)"
+    command = [sys.executable, "-m", PACKAGE, "run", "-c", program]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    check(done.stdout.strip() == PACKAGE, f"its command `run` does not stand in for PyMySQL: {done}")
+
+
 check_metadata()
 check_package()
+check_run()

@@ -43,6 +43,8 @@ class Tally:
     No pool is kept alive, and none is asked while the lock is held: whoever closes a pool may hold the registry's.
     """
 
+    pid: int
+
     def __init__(self) -> None:
         self.pid = os.getpid()
         self._lock = threading.RLock()  # a finalizer may close a pool in the middle of this
@@ -95,6 +97,8 @@ class Tally:
 
 class Durations:
     """A histogram of seconds for each event and label. May be called from any thread, and from finalizers."""
+
+    bounds: tuple[float, ...]
 
     def __init__(self, bounds: Sequence[float]) -> None:
         self.bounds = tuple(bounds)

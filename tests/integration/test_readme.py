@@ -7,7 +7,7 @@ import pytest
 from servers import Server
 
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md"]
+PAGES = [ROOT / "README.md", ROOT / "docs" / "sizing.md"]
 EXAMPLES = [
     pytest.param(text, id=f"{page.stem}-{number}")
     for page in PAGES
