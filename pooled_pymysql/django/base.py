@@ -1,0 +1,232 @@
+"""`DatabaseWrapper`: Django's MySQL backend on our connections, with `OPTIONS["pool"]` as Django's PostgreSQL has it.
+
+All that depends on the driver is defined here: the parent's own `Database` may be another one.
+"""
+
+import os
+import re
+import weakref
+from collections.abc import Mapping
+from typing import Any, NoReturn
+
+from django.core.exceptions import ImproperlyConfigured
+from django.db import IntegrityError
+from django.db.backends.base.base import NO_DB_ALIAS
+from django.db.backends.utils import typecast_time
+from django.utils.asyncio import async_unsafe
+from django.utils.functional import cached_property
+
+import pooled_pymysql
+from pooled_pymysql.constants import CLIENT, FIELD_TYPE
+from pooled_pymysql.converters import conversions
+
+from .mysql import load_backend
+
+_parent = load_backend()
+
+django_conversions = {**conversions, FIELD_TYPE.TIME: typecast_time}
+
+# An init_command that Django's documentation recommends, and that connect() has an argument for.
+_SETS_SQL_MODE = re.compile(r"\s*SET\s+(?:SESSION\s+|@@(?:SESSION\.)?)?sql_mode\s*=\s*'([^'\\]*)'[\s;]*", re.IGNORECASE)
+
+
+class CursorWrapper(_parent.CursorWrapper):
+    """Sort the errors that Django wants to be IntegrityErrors, as its own wrapper does for its driver's."""
+
+    def execute(self, query: Any, args: Any = None) -> Any:
+        """Run one statement."""
+        try:
+            return self.cursor.execute(query, args)
+        except pooled_pymysql.OperationalError as error:
+            self._raise_sorted(error)
+
+    def executemany(self, query: Any, args: Any) -> Any:
+        """Run one statement for each of several sets of arguments."""
+        try:
+            return self.cursor.executemany(query, args)
+        except pooled_pymysql.OperationalError as error:
+            self._raise_sorted(error)
+
+    def _raise_sorted(self, error: pooled_pymysql.OperationalError) -> NoReturn:
+        if error.args and error.args[0] in self.codes_for_integrityerror:
+            raise IntegrityError(*error.args) from error
+        raise error
+
+
+class DatabaseCreation(_parent.DatabaseWrapper.creation_class):
+    """Make, copy and remove test databases while the alias has no idle session: it would be left without a database."""
+
+    def _create_test_db(self, *args: Any, **kwargs: Any) -> Any:
+        self.connection.close_pool()
+        return super()._create_test_db(*args, **kwargs)
+
+    def _clone_test_db(self, *args: Any, **kwargs: Any) -> None:
+        self.connection.close_pool()
+        super()._clone_test_db(*args, **kwargs)
+
+    def _destroy_test_db(self, *args: Any, **kwargs: Any) -> None:
+        self.connection.close_pool()
+        super()._destroy_test_db(*args, **kwargs)
+
+
+class DatabaseWrapper(_parent.DatabaseWrapper):
+    """One alias in one thread: holds a lease from its first query until Django closes it, at the end of a request.
+
+    `OPTIONS["pool"]` is True, a dict of pool options or a PoolOptions; anything false: connections without a pool.
+    """
+
+    Database = pooled_pymysql
+    creation_class = DatabaseCreation
+
+    # What Django asks each server once per thread, kept with the pool instead.
+    _server_data: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
+
+    _leased_in: int | None = None  # the process in which the lease was acquired
+    _comes_isolated = False  # the arguments set the isolation level
+    _is_isolated = False  # the connection is new and has its isolation level
+
+    # The pool
+
+    @property
+    def pool(self) -> pooled_pymysql.Pool | None:
+        """The pool that this alias uses, or None: without `OPTIONS["pool"]`, and before the first connection."""
+        params = self.get_connection_params()
+        if params["pool"]:
+            self._check_age(params["pool"])
+        return pooled_pymysql.pool_for(**params)
+
+    def close_pool(self) -> None:
+        """Close the idle sessions of this alias, and those in use as they are given back; later queries open others.
+
+        Of all databases that the alias has named, in all threads of this process. Blocks for less than a second.
+        """
+        if options := self._pool_options():
+            for pool in self._pools(options):
+                pool.close()
+
+    def _pool_options(self) -> dict[str, Any] | None:
+        """Return the pool options, with a name that tells this alias's pools from all others; None: no pool."""
+        given = self.settings_dict["OPTIONS"].get("pool")
+        if not given or self.alias == NO_DB_ALIAS:
+            return None
+        if given is not True and not isinstance(given, Mapping):
+            raise ImproperlyConfigured(
+                f"DATABASES[{self.alias!r}]: OPTIONS['pool'] takes True, False or a dict of pool options"
+            )
+        own: dict[str, Any] = {"name": f"django:{self.alias}"}
+        if self.settings_dict["CONN_HEALTH_CHECKS"]:
+            own["validate_after"] = 0
+        return own if given is True else own | {**given}
+
+    def _pools(self, options: Mapping[str, Any]) -> list[pooled_pymysql.Pool]:
+        """Return the pools of this alias, whichever database they were made for."""
+        return [pool for pool in pooled_pymysql.pools() if pool.options.name == options["name"]]
+
+    def _check_age(self, options: Mapping[str, Any]) -> None:
+        """Refuse CONN_MAX_AGE before the alias's first pool is made; raises ImproperlyConfigured."""
+        age = self.settings_dict["CONN_MAX_AGE"]
+        if age != 0 and not self._pools(options):
+            raise ImproperlyConfigured(
+                f"DATABASES[{self.alias!r}]: with OPTIONS['pool'], CONN_MAX_AGE must be 0, not {age!r}; "
+                "the pool option 'max_lifetime' limits a connection's age"
+            )
+
+    # Connecting
+
+    def get_connection_params(self) -> dict[str, Any]:
+        """Return arguments for our connect(): all that Django would set on each new connection is among them.
+
+        So it shapes the sessions of the pool, is restored with them, and costs a lease no round trip.
+        """
+        params: dict[str, Any] = super().get_connection_params()
+        if params["conv"] is _parent.django_conversions:
+            params["conv"] = django_conversions
+        params["pool"] = self._pool_options() or False
+        params.setdefault("autocommit", self.settings_dict["AUTOCOMMIT"])
+        level = self.isolation_level
+        self._comes_isolated = bool(level) and _set_at_login(
+            params, f"SET SESSION TRANSACTION ISOLATION LEVEL {level.upper()}"
+        )
+        return params
+
+    @async_unsafe
+    def get_new_connection(self, conn_params: dict[str, Any]) -> pooled_pymysql.Connection:
+        """Lease a connection, or open one without a pool; blocks and raises as our connect() does."""
+        if conn_params["pool"]:
+            self._check_age(conn_params["pool"])
+        while True:
+            try:
+                connection = pooled_pymysql.connect(**conn_params)
+            except pooled_pymysql.PoolClosed:
+                continue  # close_pool() was called meanwhile, in another thread
+            self._leased_in = os.getpid() if conn_params["pool"] else None
+            self._is_isolated = self._comes_isolated
+            return connection
+
+    def init_connection_state(self) -> None:
+        """Do what the connection did not come with; when called again, all of it."""
+        level = self.isolation_level
+        if self._is_isolated:
+            self._is_isolated, self.isolation_level = False, None
+        try:
+            super().init_connection_state()
+        finally:
+            self.isolation_level = level
+
+    @async_unsafe
+    def create_cursor(self, name: str | None = None) -> CursorWrapper:  # noqa: ARG002  Django's signature
+        """Return a cursor of the connection."""
+        return CursorWrapper(self.connection.cursor())
+
+    @cached_property
+    def mysql_server_data(self) -> Any:
+        """What Django wants to know of the server: asked once for each pool, and not in each thread."""
+        with self.temporary_connection():
+            pool = self.pool
+            if pool is None:
+                return super().mysql_server_data
+            data = self._server_data.get(pool)
+            if data is None:
+                data = self._server_data[pool] = super().mysql_server_data
+            return data
+
+    # Using and closing
+
+    def is_usable(self) -> bool:
+        """Ask the server; a lost connection is not opened again behind Django's back."""
+        try:
+            self.connection.ping(reconnect=False)
+        except pooled_pymysql.Error:
+            return False
+        return True
+
+    @async_unsafe
+    def ensure_connection(self) -> None:
+        """Connect where there is no connection, and where there is one that a parent process leases."""
+        if self._is_inherited():
+            self.connection = None
+            if self.in_atomic_block:  # its transaction is the parent's
+                self.closed_in_transaction = self.needs_rollback = True
+        super().ensure_connection()
+
+    def _is_inherited(self) -> bool:
+        return self.connection is not None and self._leased_in is not None and self._leased_in != os.getpid()
+
+    def _close(self) -> None:
+        if not self._is_inherited():  # else it is closed, and the session is the parent's
+            super()._close()
+
+
+def _set_at_login(params: dict[str, Any], statement: str) -> bool:
+    """Add a statement to the init_command of connect arguments; say whether there is room for it."""
+    own = params.get("init_command")
+    if own and "sql_mode" not in params and (found := _SETS_SQL_MODE.fullmatch(own)):
+        params["sql_mode"] = found[1]
+        own = None
+    if not own:
+        params["init_command"] = statement
+    elif params["client_flag"] & CLIENT.MULTI_STATEMENTS:
+        params["init_command"] = f"{own.rstrip().rstrip(';')}; {statement}"
+    else:
+        return False
+    return True
