@@ -23,6 +23,7 @@ from pooled_pymysql.converters import conversions
 from .mysql import load_backend
 
 _parent = load_backend()
+_wrappers: weakref.WeakSet[Any] = weakref.WeakSet()  # for a forked child
 
 django_conversions = {**conversions, FIELD_TYPE.TIME: typecast_time}
 
@@ -72,7 +73,7 @@ class DatabaseCreation(_parent.DatabaseWrapper.creation_class):
 class DatabaseWrapper(_parent.DatabaseWrapper):
     """One alias in one thread: holds a lease from its first query until Django closes it, at the end of a request.
 
-    `OPTIONS["pool"]` is True, a dict of pool options or a PoolOptions; anything false: connections without a pool.
+    `OPTIONS["pool"]` is True or a dict of pool options; anything false: connections without a pool.
     """
 
     Database = pooled_pymysql
@@ -81,9 +82,14 @@ class DatabaseWrapper(_parent.DatabaseWrapper):
     # What Django asks each server once per thread, kept with the pool instead.
     _server_data: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
 
+    _params: dict[str, Any]  # with which the last connection was made
     _leased_in: int | None = None  # the process in which the lease was acquired
     _comes_isolated = False  # the arguments set the isolation level
     _is_isolated = False  # the connection is new and has its isolation level
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        _wrappers.add(self)
 
     # The pool
 
@@ -159,6 +165,7 @@ class DatabaseWrapper(_parent.DatabaseWrapper):
                 connection = pooled_pymysql.connect(**conn_params)
             except pooled_pymysql.PoolClosed:
                 continue  # close_pool() was called meanwhile, in another thread
+            self._params = conn_params
             self._leased_in = os.getpid() if conn_params["pool"] else None
             self._is_isolated = self._comes_isolated
             return connection
@@ -182,7 +189,7 @@ class DatabaseWrapper(_parent.DatabaseWrapper):
     def mysql_server_data(self) -> Any:
         """What Django wants to know of the server: asked once for each pool, and not in each thread."""
         with self.temporary_connection():
-            pool = self.pool
+            pool = pooled_pymysql.pool_for(**self._params)
             if pool is None:
                 return super().mysql_server_data
             data = self._server_data.get(pool)
@@ -200,21 +207,20 @@ class DatabaseWrapper(_parent.DatabaseWrapper):
             return False
         return True
 
-    @async_unsafe
-    def ensure_connection(self) -> None:
-        """Connect where there is no connection, and where there is one that a parent process leases."""
-        if self._is_inherited():
-            self.connection = None
-            if self.in_atomic_block:  # its transaction is the parent's
-                self.closed_in_transaction = self.needs_rollback = True
-        super().ensure_connection()
-
     def _is_inherited(self) -> bool:
-        return self.connection is not None and self._leased_in is not None and self._leased_in != os.getpid()
+        return self._leased_in is not None and self._leased_in != os.getpid()
 
     def _close(self) -> None:
-        if not self._is_inherited():  # else it is closed, and the session is the parent's
+        if not self._is_inherited():  # else the session is the parent's
             super()._close()
+
+    def forget_parent(self) -> None:
+        """Have the next query in a forked child lease a session of its own; sends nothing."""
+        if self.connection is None or not self._is_inherited():
+            return
+        self.connection = None
+        if self.in_atomic_block:  # the transaction is the parent's
+            self.closed_in_transaction = self.needs_rollback = True
 
 
 def _set_at_login(params: dict[str, Any], statement: str) -> bool:
@@ -230,3 +236,12 @@ def _set_at_login(params: dict[str, Any], statement: str) -> bool:
     else:
         return False
     return True
+
+
+def _after_fork_in_child() -> None:
+    for wrapper in list(_wrappers):
+        wrapper.forget_parent()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)

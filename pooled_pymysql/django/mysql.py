@@ -8,10 +8,11 @@ from types import ModuleType
 
 from django.core.exceptions import ImproperlyConfigured
 
-from pooled_pymysql import install_as_MySQLdb
+import pooled_pymysql
 
 _BACKEND = "django.db.backends.mysql"
 _IMPORT_THE_DRIVER = ("base", "introspection")  # its modules that do so
+_VERSION = (99, 0, 0, "final", 0)  # Django asks for one of mysqlclient's; PyMySQL 1.1 names one that Django 6 refuses
 
 
 def load_backend() -> ModuleType:
@@ -32,7 +33,9 @@ def _standing_in() -> Iterator[None]:
     """Answer to `import MySQLdb` inside, in all threads, and have the backend's modules loaded anew."""
     package = import_module(_BACKEND)
     before = _taken_out(package)
-    install_as_MySQLdb()
+    pooled_pymysql.install_as_MySQLdb()
+    stand_in = sys.modules["MySQLdb"] = ModuleType("MySQLdb")
+    vars(stand_in).update({**vars(pooled_pymysql), "version_info": _VERSION})
     try:
         yield
     finally:

@@ -4,6 +4,8 @@ import json
 import os
 from typing import Any
 
+import django
+
 WAY = os.environ["SUITE_WAY"]
 SERVER = json.loads(os.environ["SUITE_SERVER"])
 
@@ -34,6 +36,7 @@ def database(name: str) -> dict[str, Any]:
 DATABASES = {"default": database(f"suite_{WAY}"), "other": database(f"suite_{WAY}_other")}
 SECRET_KEY = "suite"
 PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
-DEFAULT_AUTO_FIELD = "django.db.models.AutoField"
+if django.VERSION < (6,):
+    DEFAULT_AUTO_FIELD = "django.db.models.AutoField"
 USE_TZ = False
 TEST_RUNNER = "suite_runner.Runner"
