@@ -27,6 +27,7 @@ def configured() -> None:
 @pytest.fixture
 def use(account: Server) -> Iterator[Callable[..., Any]]:
     """A function that sets the aliases (`default` by keyword arguments) and gives the connection of `default`."""
+    from django.conf import settings as django_settings
     from django.db import connections
 
     from .aliases import database
@@ -35,6 +36,7 @@ def use(account: Server) -> Iterator[Callable[..., Any]]:
 
     def set_aliases(server: Server = account, options: Any = None, others: Any = None, **settings: Any) -> Any:
         aliases = {"default": database(server, options or {}, **settings), **(others or {})}
+        django_settings.DATABASES = aliases
         connections.settings = connections.configure_settings(aliases)  # type: ignore[attr-defined]
         used.extend(aliases)
         return connections["default"]

@@ -52,7 +52,7 @@ def manage(server: Server, *words: str, options: dict[str, Any] | None = None, *
 
 def site(server: Server, options: dict[str, Any] | None = None, **environment: str) -> dict[str, Any]:
     """Give where, and in which environment, a program of the site runs."""
-    given = json.dumps(database(server, options or {"pool": True}))
+    given = json.dumps(database(server, {"pool": True} if options is None else options))
     return {"cwd": SITE, "env": {**os.environ, "SITE_DATABASE": given, **environment}}
 
 
