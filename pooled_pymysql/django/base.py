@@ -7,7 +7,7 @@ import os
 import re
 import weakref
 from collections.abc import Mapping
-from typing import Any, NoReturn
+from typing import Any, ClassVar, NoReturn
 
 from django.core.exceptions import ImproperlyConfigured
 from django.db import IntegrityError
@@ -23,6 +23,9 @@ from pooled_pymysql.converters import conversions
 from .mysql import load_backend
 
 _parent = load_backend()
+_Wrapper: Any = _parent.DatabaseWrapper
+_Cursor: Any = _parent.CursorWrapper
+_Creation: Any = _Wrapper.creation_class
 _wrappers: weakref.WeakSet[Any] = weakref.WeakSet()  # for a forked child
 
 django_conversions = {**conversions, FIELD_TYPE.TIME: typecast_time}
@@ -31,7 +34,7 @@ django_conversions = {**conversions, FIELD_TYPE.TIME: typecast_time}
 _SETS_SQL_MODE = re.compile(r"\s*SET\s+(?:SESSION\s+|@@(?:SESSION\.)?)?sql_mode\s*=\s*'([^'\\]*)'[\s;]*", re.IGNORECASE)
 
 
-class CursorWrapper(_parent.CursorWrapper):
+class CursorWrapper(_Cursor):
     """Sort the errors that Django wants to be IntegrityErrors, as its own wrapper does for its driver's."""
 
     def execute(self, query: Any, args: Any = None) -> Any:
@@ -54,7 +57,7 @@ class CursorWrapper(_parent.CursorWrapper):
         raise error
 
 
-class DatabaseCreation(_parent.DatabaseWrapper.creation_class):
+class DatabaseCreation(_Creation):
     """Make, copy and remove test databases while the alias has no idle session: it would be left without a database."""
 
     def _create_test_db(self, *args: Any, **kwargs: Any) -> Any:
@@ -70,7 +73,7 @@ class DatabaseCreation(_parent.DatabaseWrapper.creation_class):
         super()._destroy_test_db(*args, **kwargs)
 
 
-class DatabaseWrapper(_parent.DatabaseWrapper):
+class DatabaseWrapper(_Wrapper):
     """One alias in one thread: holds a lease from its first query until Django closes it, at the end of a request.
 
     `OPTIONS["pool"]` is True or a dict of pool options; anything false: connections without a pool.
@@ -80,8 +83,10 @@ class DatabaseWrapper(_parent.DatabaseWrapper):
     creation_class = DatabaseCreation
 
     # What Django asks each server once per thread, kept with the pool instead.
-    _server_data: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
+    _server_data: ClassVar[weakref.WeakKeyDictionary[Any, Any]] = weakref.WeakKeyDictionary()
 
+    connection: Any
+    isolation_level: str | None
     _params: dict[str, Any]  # with which the last connection was made
     _leased_in: int | None = None  # the process in which the lease was acquired
     _comes_isolated = False  # the arguments set the isolation level
@@ -149,10 +154,10 @@ class DatabaseWrapper(_parent.DatabaseWrapper):
             params["conv"] = django_conversions
         params["pool"] = self._pool_options() or False
         params.setdefault("autocommit", self.settings_dict["AUTOCOMMIT"])
-        level = self.isolation_level
-        self._comes_isolated = bool(level) and _set_at_login(
-            params, f"SET SESSION TRANSACTION ISOLATION LEVEL {level.upper()}"
-        )
+        self._comes_isolated = False
+        if level := self.isolation_level:
+            statement = f"SET SESSION TRANSACTION ISOLATION LEVEL {level.upper()}"
+            self._comes_isolated = _set_at_login(params, statement)
         return params
 
     @async_unsafe

@@ -15,6 +15,7 @@ try:
 except metadata.PackageNotFoundError:
     collect_ignore_glob = ["test_*.py"]  # another environment than `tox -e django`
 
+
 @pytest.fixture(scope="session", autouse=True)
 def configured() -> None:
     import django

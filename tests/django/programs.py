@@ -58,7 +58,14 @@ def site(server: Server, options: dict[str, Any] | None = None, **environment: s
 
 def finished(command: list[str], stdin: str, **more: Any) -> str:
     done = subprocess.run(
-        command, input=stdin, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=PATIENCE, **more
+        command,
+        input=stdin,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+        **more,
     )
     assert done.returncode == 0, done.stdout
     return done.stdout

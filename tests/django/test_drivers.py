@@ -118,7 +118,8 @@ def test_we_know_which_modules_of_django_import_the_driver() -> None:
     from django.db.backends import mysql
 
     folder = Path(mysql.__path__[0])
-    found = [path.stem for path in folder.glob("*.py") if re.search(r"^\s*(import|from) MySQLdb", path.read_text(), re.M)]
+    imports = re.compile(r"^\s*(import|from) MySQLdb", re.MULTILINE)
+    found = [path.stem for path in folder.glob("*.py") if imports.search(path.read_text())]
     from pooled_pymysql.django.mysql import _IMPORT_THE_DRIVER
 
     assert sorted(found) == sorted(_IMPORT_THE_DRIVER)

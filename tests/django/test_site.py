@@ -10,7 +10,7 @@ import threading
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Self
 
 import pytest
 from callers import Caller
@@ -52,7 +52,7 @@ class Watch:
         while not self._over.wait(0.005):
             self.most = max(self.most, self._ids(), key=len)
 
-    def __enter__(self) -> Watch:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

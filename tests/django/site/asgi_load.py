@@ -8,8 +8,8 @@ from typing import Any
 
 os.environ["DJANGO_SETTINGS_MODULE"] = "project.settings"
 
-from asgiref.testing import ApplicationCommunicator  # noqa: E402
-from django.core.asgi import get_asgi_application  # noqa: E402
+from asgiref.testing import ApplicationCommunicator
+from django.core.asgi import get_asgi_application
 
 application = get_asgi_application()
 
