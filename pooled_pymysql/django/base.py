@@ -58,15 +58,11 @@ class CursorWrapper(_Cursor):
 
 
 class DatabaseCreation(_Creation):
-    """Make, copy and remove test databases while the alias has no idle session: it would be left without a database."""
+    """Keep no session for a test database that is about to go: with `min_size`, the pool would go on opening others."""
 
     def _create_test_db(self, *args: Any, **kwargs: Any) -> Any:
-        self.connection.close_pool()
+        self.connection.close_pool()  # one that was left over is removed first
         return super()._create_test_db(*args, **kwargs)
-
-    def _clone_test_db(self, *args: Any, **kwargs: Any) -> None:
-        self.connection.close_pool()
-        super()._clone_test_db(*args, **kwargs)
 
     def _destroy_test_db(self, *args: Any, **kwargs: Any) -> None:
         self.connection.close_pool()
@@ -88,7 +84,7 @@ class DatabaseWrapper(_Wrapper):
     connection: Any
     isolation_level: str | None
     _params: dict[str, Any]  # with which the last connection was made
-    _leased_in: int | None = None  # the process in which the lease was acquired
+    _is_lease = False  # the last connection came from a pool
     _comes_isolated = False  # the arguments set the isolation level
     _is_isolated = False  # the connection is new and has its isolation level
 
@@ -171,7 +167,7 @@ class DatabaseWrapper(_Wrapper):
             except pooled_pymysql.PoolClosed:
                 continue  # close_pool() was called meanwhile, in another thread
             self._params = conn_params
-            self._leased_in = os.getpid() if conn_params["pool"] else None
+            self._is_lease = bool(conn_params["pool"])
             self._is_isolated = self._comes_isolated
             return connection
 
@@ -212,16 +208,9 @@ class DatabaseWrapper(_Wrapper):
             return False
         return True
 
-    def _is_inherited(self) -> bool:
-        return self._leased_in is not None and self._leased_in != os.getpid()
-
-    def _close(self) -> None:
-        if not self._is_inherited():  # else the session is the parent's
-            super()._close()
-
     def forget_parent(self) -> None:
         """Have the next query in a forked child lease a session of its own; sends nothing."""
-        if self.connection is None or not self._is_inherited():
+        if self.connection is None or not self._is_lease:  # one without a pool is Django's matter, as ever
             return
         self.connection = None
         if self.in_atomic_block:  # the transaction is the parent's

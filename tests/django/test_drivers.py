@@ -92,6 +92,23 @@ connections.close_all()
     )
 
 
+def test_another_drivers_conversions_are_not_ours(server: Server) -> None:
+    run_program(
+        f"""{MYSQLCLIENT}
+from types import ModuleType
+sys.modules["MySQLdb.converters"] = ModuleType("MySQLdb.converters")
+sys.modules["MySQLdb.converters"].conversions = {{}}
+set_up(default=OURS)
+import datetime
+from django.db import connection
+assert ask(connection, "SELECT CAST('2020-02-03' AS DATE)") == datetime.date(2020, 2, 3)
+assert ask(connection, "SELECT CAST('10:20:30' AS TIME)") == datetime.time(10, 20, 30)
+connection.close()
+""",
+        server,
+    )
+
+
 def test_installed_as_mysqldb_we_serve_django_s_own_backend(server: Server) -> None:
     run_program(
         """

@@ -60,6 +60,49 @@ connection.close()
     )
 
 
+def test_a_child_of_a_server_that_forks_without_hooks_uses_sessions_of_its_own(server: Server) -> None:
+    run_program(
+        f"""
+import logging, os, random, threading
+import pymysql
+register = os.register_at_fork
+del os.register_at_fork
+import pooled_pymysql, pooled_pymysql.django.base
+os.register_at_fork = register
+{PRELUDE}
+
+def child():
+    close_old_connections()  # as at the beginning of each request
+    first = ask(connection)
+    assert first != own
+    connection.close()
+    assert ask(connection) == first
+    connection.close()
+
+in_child(child)
+assert ask(connection) == own
+connection.close()
+""",
+        server,
+    )
+
+
+def test_without_a_pool_a_child_is_djangos_matter(server: Server) -> None:
+    run_program(
+        f"""
+OURS = {{"ENGINE": "pooled_pymysql.django"}}
+{PRELUDE}
+def child():
+    assert connection.connection is inherited
+
+inherited = connection.connection
+in_child(child)
+connection.close()
+""",
+        server,
+    )
+
+
 def test_a_transaction_stays_with_the_parent(server: Server) -> None:
     run_program(
         f"""{PRELUDE}

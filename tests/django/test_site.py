@@ -161,19 +161,24 @@ def test_djangos_test_runner(
             cursor.execute(f"DROP DATABASE {name}")
 
 
-def test_a_test_database_is_made_and_removed_twice_in_one_process(shop: Server, use: Any) -> None:
+def test_no_session_is_kept_for_a_test_database_that_goes(shop: Server, use: Any, ids: Callable[[], set[int]]) -> None:
+    import pooled_pymysql
+
     from .aliases import ask
 
-    connection = use(shop, options=POOL)
+    connection = use(shop, options={"pool": {"min_size": 1}})
     assert ask(connection, "SELECT DATABASE()") == shop.database
     for _ in range(2):
         old = connection.settings_dict["NAME"]
         connection.creation.create_test_db(verbosity=0, autoclobber=True)
         assert ask(connection, "SELECT DATABASE()") == f"test_{shop.database}"
         connection.close()
-        connection.creation._create_test_db(verbosity=0, autoclobber=True)  # drops the one that is there
+        before = ids()
+        connection.creation._create_test_db(verbosity=0, autoclobber=True)  # removes the one that is there
+        wait_until(lambda before=before: not ids() & before, what="the end of the sessions")
         assert ask(connection, "SELECT DATABASE()") == f"test_{shop.database}"
         connection.creation.destroy_test_db(old, verbosity=0)
+        assert pooled_pymysql.pools() == []
         assert ask(connection, "SELECT DATABASE()") == shop.database
         connection.close()
 
