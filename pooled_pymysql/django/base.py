@@ -7,6 +7,7 @@ import os
 import re
 import weakref
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, ClassVar, NoReturn
 
 from django.core.exceptions import ImproperlyConfigured
@@ -83,7 +84,7 @@ class DatabaseWrapper(_Wrapper):
 
     connection: Any
     isolation_level: str | None
-    _params: dict[str, Any]  # with which the last connection was made
+    _params: Mapping[str, Any] = MappingProxyType({"pool": False})  # with which the last connection was made
     _is_lease = False  # the last connection came from a pool
     _comes_isolated = False  # the arguments set the isolation level
     _is_isolated = False  # the connection is new and has its isolation level
@@ -120,10 +121,11 @@ class DatabaseWrapper(_Wrapper):
             raise ImproperlyConfigured(
                 f"DATABASES[{self.alias!r}]: OPTIONS['pool'] takes True, False or a dict of pool options"
             )
-        own: dict[str, Any] = {"name": f"django:{self.alias}"}
-        if self.settings_dict["CONN_HEALTH_CHECKS"]:
-            own["validate_after"] = 0
-        return own if given is True else own | {**given}
+        options: dict[str, Any] = {"validate_after": 0} if self.settings_dict["CONN_HEALTH_CHECKS"] else {}
+        if given is not True:
+            options.update(given)
+        options["name"] = options.get("name") or f"django:{self.alias}"
+        return options
 
     def _pools(self, options: Mapping[str, Any]) -> list[pooled_pymysql.Pool]:
         """Return the pools of this alias, whichever database they were made for."""

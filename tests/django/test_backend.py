@@ -254,6 +254,21 @@ def test_options_are_the_pools(use: Any) -> None:
     assert isinstance(caught.value.__cause__, pooled_pymysql.PoolTimeout)
 
 
+def test_a_name_is_taken_and_none_is_no_name(use: Any, account: Server) -> None:
+    foreign = pooled_pymysql.connect(**account.kwargs(ssl_disabled=True))
+    for given, name in (("mine", "mine"), (None, "django:default")):
+        connection = use(options={"pool": {"name": given}})
+        session_id(connection)
+        pool = own_pool(connection)
+        assert pool.name == name
+        connection.close_pool()
+        assert pool.closed
+        connection.close()
+        del connections["default"]
+    foreign.close()
+    assert [pool.stats().idle for pool in pooled_pymysql.pools()] == [1]  # nobody closed what is not the alias's
+
+
 def test_defaults_of_the_process_hold(use: Any) -> None:
     pooled_pymysql.configure(max_size=7)
     try:
