@@ -341,6 +341,24 @@ def test_who_waits_for_a_pool_that_is_closed_gets_a_connection_of_the_next(use: 
     assert caller.outcome()[0] != session_id(connection)
 
 
+def test_tasks_that_close_the_pool_when_they_end_do_not_disturb_others(use: Any, ids: Callable[[], set[int]]) -> None:
+    """Celery's way, in threads."""
+    session_id(use(options={"pool": {"max_size": 2}}))
+    connections["default"].close()
+
+    def work() -> list[int]:
+        answers = []
+        for number in range(40):
+            answers.append(ask(connections["default"], "SELECT %s", (number,)))
+            connections["default"].close()
+            connections["default"].close_pool()
+        return answers
+
+    for caller in [Caller(work) for _ in range(6)]:
+        assert caller.outcome() == list(range(40))
+    wait_until(lambda: not ids(), what="the end of the sessions")
+
+
 def test_another_database_is_another_pool(use: Any, admin: Any) -> None:
     connection = use(options={"pool": True})
     assert ask(connection, "SELECT DATABASE()") == "tests"
