@@ -70,11 +70,10 @@ def zoned(server: Server) -> Server:
 
 
 def load_zones(server: Server, cursor: Any) -> None:
-    """Load the system's time zones, or UTC alone where the program for that is missing."""
-    program = shutil.which("mariadb-tzinfo-to-sql") or shutil.which("mysql_tzinfo_to_sql")
-    client = shutil.which("mariadb") or shutil.which("mysql")
+    """Load the system's time zones into MariaDB; UTC alone into MySQL, and where MariaDB's program is missing."""
+    program, client = shutil.which("mariadb-tzinfo-to-sql"), shutil.which("mariadb")
     zones = Path("/usr/share/zoneinfo")
-    if program and client and zones.is_dir():
+    if server.is_mariadb and program and client and zones.is_dir():
         sql = subprocess.run(
             [program, str(zones)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=False, timeout=60
         ).stdout
