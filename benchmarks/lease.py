@@ -22,6 +22,7 @@ import method
 import proxy
 import pymysql
 from method import Contender, Row, Spread
+from work import WORKS, Work, sample_table, select_one
 
 sys.path.append(str(Path(__file__).parents[1]))  # the working copy, unless the package is installed
 
@@ -34,7 +35,6 @@ from pooled_pymysql.pool import Pool
 from pooled_pymysql.session import Session
 from pooled_pymysql.throwaway import ThrowawayServer
 
-TABLE = "pooled_pymysql_benchmark"
 DELAY = 0.001  # seconds each way through the proxy
 LOOPBACK_LIMIT, PROXY_LIMIT = 0.01, 0.02  # how far the floor may be from itself
 FLOOR, CONTROL, ENDING = "bare", "bare again", "bare with rollback()"
@@ -62,61 +62,6 @@ class Effort(NamedTuple):
 
 FULL = Effort(part_rounds=1500, loopback_rounds=2000, proxy_rounds=150, open_rounds=150, tries=5)
 QUICK = Effort(part_rounds=150, loopback_rounds=300, proxy_rounds=25, open_rounds=40, tries=2)
-
-
-# What is done on a connection
-
-
-class Work(NamedTuple):
-    """The statements of one row; `floor_end` is what a second floor does at the end of each turn."""
-
-    label: str
-    run: Callable[[Any], object]
-    autocommit: bool = True
-    floor_end: Callable[[Any], object] | None = None
-
-
-def select_one(connection: Any) -> None:
-    with connection.cursor() as cursor:
-        cursor.execute("SELECT 1")
-        cursor.fetchall()
-
-
-def read_row(connection: Any) -> None:
-    with connection.cursor() as cursor:
-        cursor.execute(f"SELECT value FROM {TABLE} WHERE id = 1")
-        cursor.fetchall()
-
-
-def insert_row(connection: Any) -> None:
-    with connection.cursor() as cursor:
-        cursor.execute(f"INSERT INTO {TABLE} (value) VALUES (1)")
-    connection.commit()
-
-
-def touch(connection: Any) -> None:
-    with connection.cursor() as cursor:
-        cursor.execute("SET @x=1")
-
-
-WORKS = (
-    Work("SELECT 1, autocommit", select_one),
-    Work("SELECT from InnoDB", read_row, autocommit=False, floor_end=lambda connection: connection.rollback()),
-    Work("INSERT + commit", insert_row, autocommit=False),
-    Work("SET @x=1, autocommit", touch),
-)
-
-
-@contextlib.contextmanager
-def sample_table(arguments: Mapping[str, Any]) -> Iterator[None]:
-    with pymysql.connect(**arguments, autocommit=True) as connection, connection.cursor() as cursor:
-        cursor.execute(f"DROP TABLE IF EXISTS {TABLE}")
-        cursor.execute(f"CREATE TABLE {TABLE} (id INT AUTO_INCREMENT PRIMARY KEY, value INT) ENGINE=InnoDB")
-        cursor.execute(f"INSERT INTO {TABLE} (value) VALUES (1)")
-        try:
-            yield
-        finally:
-            cursor.execute(f"DROP TABLE {TABLE}")
 
 
 def dsn_of(arguments: Mapping[str, Any], **query: object) -> str:

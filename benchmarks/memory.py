@@ -25,7 +25,7 @@ import lease
 import method
 import pymysql
 from lease import Server
-from method import Spread
+from method import Spread, resident
 
 sys.path.append(str(Path(__file__).parents[1]))  # the working copy, unless the package is installed
 
@@ -48,12 +48,6 @@ class Effort(NamedTuple):
 
 FULL = Effort(sessions=600, processes=3, pools=10_000)
 QUICK = Effort(sessions=300, processes=2, pools=2_000)
-
-
-def resident() -> int:
-    """Return the bytes of memory that are this process's alone."""
-    with open("/proc/self/smaps_rollup") as lines:
-        return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("Private_"))
 
 
 # In a process of its own

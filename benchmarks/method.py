@@ -61,15 +61,15 @@ class Row(NamedTuple):
     is_void: bool
 
 
-def interleave(contenders: Mapping[str, Contender], rounds: int) -> Times:
-    """Time all contenders in each round, in another order each time.
+def interleave(contenders: Mapping[str, Contender], rounds: int, order: random.Random | None = None) -> Times:
+    """Time all contenders in each round, in another order each time; `order` goes on where it was left.
 
     Each begins with a turn that is not timed: it pays for what the one before it has left, cold caches or a server
     that is still busy. In a fixed order the floor would differ from itself.
     """
     names = list(contenders)
     found: Times = {name: [] for name in names}
-    order = random.Random(1)
+    order = order or random.Random(1)
     for _ in range(rounds):
         order.shuffle(names)
         for name in names:
@@ -171,6 +171,12 @@ def _set_affinity(pid: int, cores: set[int]) -> None:
 
 
 # What the machine does beside this
+
+
+def resident() -> int:
+    """Return the bytes of memory that are this process's alone."""
+    with open("/proc/self/smaps_rollup") as lines:
+        return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("Private_"))
 
 
 def yardsticks() -> dict[str, float]:

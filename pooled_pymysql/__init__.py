@@ -53,9 +53,10 @@ from .exceptions import (
 from .explicit import ConnectionPool, logger
 from .impersonation import install_as_MySQLdb, install_as_pymysql
 from .lease import Connection
+from .observer import PoolObserver
 from .options import PoolOptions, configure
 from .pool import Pool, PoolStats
-from .registry import close_pools, connect, pool_for, pools
+from .registry import add_observer, close_pools, connect, pool_for, pools, remove_observer
 
 apilevel = "2.0"
 threadsafety = 2
@@ -97,6 +98,7 @@ __all__ = [
     "Pool",
     "PoolClosed",
     "PoolFull",
+    "PoolObserver",
     "PoolOptions",
     "PoolStats",
     "PoolTimeout",
@@ -108,6 +110,7 @@ __all__ = [
     "TimestampFromTicks",
     "Warning",
     "__version__",
+    "add_observer",
     "apilevel",
     "charset",
     "close_pools",
@@ -127,6 +130,7 @@ __all__ = [
     "pool_for",
     "pools",
     "protocol",
+    "remove_observer",
     "thread_safe",
     "threadsafety",
     "times",

@@ -90,7 +90,7 @@ class ConnectionPool(Pool):
         patience = (self._arguments.connect_timeout or float("inf")) + _LATE
         try:
             # One alone first: a server that is down is told here once, and not by the housekeeper as well.
-            self._put_back(self.acquire_session(self._arguments, patience))
+            self._put_back(self._acquire_slowly(None, self._arguments, patience))
             super().resize(number, self._options.max_size)
             with self._lock:
                 ledger = self._ledger
@@ -154,7 +154,9 @@ class ConnectionPool(Pool):
         if pre_ping:
             session.validate_at = _PAST
             left = None if timeout is None else max(0.0, started + timeout - _monotonic())
+            observed_since, session.observed_since = session.observed_since, None  # it may be another one
             session = self._acquire_slowly(session, arguments, left)
+            session.observed_since = observed_since
         connection = cast(Connection, make_lease(session, self, self._itself, arguments, conversions, kind=Connection))
         connection.start_blocks()
         connection.tell_gotten()

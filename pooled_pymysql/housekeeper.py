@@ -119,7 +119,10 @@ class Housekeeper:
             is_late = not self._is_running and time.monotonic() > self._start_by
             if self._stopping or (self._thread is not None and not is_late):
                 return True
-            thread = threading.Thread(target=self._run, name="pooled_pymysql housekeeper", daemon=True)
+            try:
+                thread = threading.Thread(target=self._run, name="pooled_pymysql housekeeper", daemon=True)
+            except RuntimeError:  # an isolated sub-interpreter has no daemon threads
+                return False
             self._thread = thread
             self._is_running = False
             self._start_by = time.monotonic() + _START_TIME
@@ -139,7 +142,7 @@ class Housekeeper:
             while True:
                 kept.append(self._inbox.get_nowait())
         for item in kept:
-            if item is not job:
+            if item is not job and item is not None:  # nobody is there to tick
                 self._inbox.put(item)
         return any(item is job for item in kept)
 
@@ -177,6 +180,8 @@ class Housekeeper:
         try:
             helper.start()
         except RuntimeError:  # too many threads: better late than never
+            with self._lock:
+                self._helpers.discard(helper)
             self._help(job)
 
     def _help(self, job: Callable[[], object]) -> None:

@@ -77,12 +77,15 @@ class Connection(Speaker):
     def close(self) -> None:
         """Give the session back to its pool; the connection is dead afterwards, as PyMySQL's is (PEP 249).
 
-        Sends at most one packet and waits for nothing. A statement that another thread is running on it fails as a lost
+        Sends what restores the session, in one write, and does not wait for the replies; with the option `one_write`
+        off, it waits up to 10 s for each of them. A statement that another thread is running on it fails as a lost
         connection. Raises Error when it is closed already.
         """
         try:
             session = self._held.pop()
         except IndexError:
+            if self._find_home is not None and self._sock is not None:  # another thread is giving it back just now
+                raise err.Error("Already closed") from None
             super().close()
             return
         self._give_back(session)
@@ -266,20 +269,25 @@ def make_lease(
 ) -> Connection:
     """Hand a session's state over to a new connection object; sends nothing, and must not fail."""
     lease: Connection = _new(kind)
-    if session.overlaid_by is not arguments.overlay:
-        session.overlaid = session.pristine | arguments.overlay
-        session.overlaid_by = arguments.overlay
-    state = session.overlaid.copy()
-    state["encoders"], state["decoders"] = conversions
-    state["_connect_attrs"] = state["_connect_attrs"].copy()
-    state["_auth_plugin_map"] = state["_auth_plugin_map"].copy()
-    if "_current_timeout" in state:  # PyMySQL 1.2 sets the socket's timeout only where this differs
-        state["_current_timeout"] = session.sock.gettimeout()
-    lease.__dict__ = state
-    lease._arguments = arguments
-    lease._find_home = find_home
-    lease.start_alone()
-    _bind(lease, session, home)
+    try:
+        if session.overlaid_by is not arguments.overlay:
+            session.overlaid = session.pristine | arguments.overlay
+            session.overlaid_by = arguments.overlay
+        state = session.overlaid.copy()
+        state["encoders"], state["decoders"] = conversions
+        state["_connect_attrs"] = state["_connect_attrs"].copy()
+        state["_auth_plugin_map"] = state["_auth_plugin_map"].copy()
+        if "_current_timeout" in state:  # PyMySQL 1.2 sets the socket's timeout only where this differs
+            state["_current_timeout"] = session.sock.gettimeout()
+        lease.__dict__ = state
+        lease._arguments = arguments
+        lease._find_home = find_home
+        lease.start_alone()
+        _bind(lease, session, home)
+    except BaseException:  # an interruption: the lease is not to return it as well
+        lease._held = []
+        home.drop(session, "interrupted")
+        raise
     return lease
 
 

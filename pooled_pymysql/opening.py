@@ -16,7 +16,7 @@ from pymysql.cursors import Cursor
 from .arguments import Arguments, SharedTLS
 from .options import PoolOptions
 from .replies import CLIENT_DEPRECATE_EOF, CLIENT_SESSION_TRACK, LANDED, Tracked
-from .restoration import Restoration
+from .restoration import TRACKING, Restoration
 from .session import Session
 from .tracking import TOUCHED
 
@@ -232,7 +232,7 @@ def _initialise(wire: Wire, restoration: Restoration) -> float:
     if wire.autocommit_mode is not None:
         last.append(f"autocommit={int(bool(wire.autocommit_mode))}")
     if wire._has_tracking:
-        last.append("session_track_state_change=1")
+        last.append(f"{TRACKING}=1")
     statements = _statements(names, wire.init_command, last)
     try:
         _run_all(wire, statements)

@@ -100,13 +100,17 @@ class Packets:
         return data
 
     def settle(self) -> None:
-        """Tell the connection and its reader how far we are."""
+        """Tell the connection and its reader how far we are.
+
+        May be called again after an interruption. Where we are is forgotten before the reader goes on, since going on
+        twice would wait for bytes that nobody has sent.
+        """
         self.connection._next_seq_id = self.sequence
-        if self.position:
-            self.reader.read(self.position)
-            self.buffer = self.buffer[self.position :]
-            self.end -= self.position
-            self.position = 0
+        position, self.position = self.position, 0
+        if position:
+            self.buffer = self.buffer[position:]
+            self.end -= position
+            self.reader.read(position)
 
     def _hear_farewell(self, data: bytes) -> None:
         """Raise what the server said before it closed the connection; PyMySQL would show a lost one."""

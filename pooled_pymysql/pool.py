@@ -176,6 +176,7 @@ class Pool(Stock):
         deadline = _monotonic() + FAREWELL_TIMEOUT
         for session in idle:
             session.close(max(0.0, deadline - _monotonic()))
+        self._tell("closed")
 
     def forget(self) -> bool:
         """Close it if it is not in use; whoever comes to it now is sent to a new one. For the registry."""
@@ -195,14 +196,35 @@ class Pool(Stock):
             self.forget_parent()
         if self._is_ours():
             raise self._reentry_error()
+        if self.observers is not None:
+            return self._acquire_observed(arguments, self._options.timeout if timeout is _UNSET else timeout)
         try:
             with self._lock:
                 session = self._ledger.take()
         except PoolClosed:
             raise self._closed_error() from None
-        if session is not None and not session.owed and _monotonic() < session.validate_at and not session.poll(0):
-            return session
+        if session is not None and not session.owed:
+            session.looked_at = now = _monotonic()
+            if now < session.validate_at and not session.poll(0):
+                return session
         return self._acquire_slowly(session, arguments, self._options.timeout if timeout is _UNSET else timeout)
+
+    def _acquire_observed(self, arguments: Arguments, timeout: float | None) -> Session:
+        """Do as acquire_session(), and tell the observers how long it took."""
+        started = _monotonic()
+        try:
+            session = self._acquire_slowly(None, arguments, timeout)
+        except PoolTimeout:
+            self._tell("timed_out")
+            raise
+        now = _monotonic()
+        try:
+            self._tell("acquired", now - started)
+        except BaseException:  # an interruption: nobody else would give it back
+            self._give_back(session, None)
+            raise
+        session.observed_since = now
+        return session
 
     def _acquire_slowly(self, session: Session | None, arguments: Arguments, timeout: float | None) -> Session:
         """Settle a session that was found, or find one, or wait, first come first served, until one is opened."""
@@ -237,6 +259,9 @@ class Pool(Stock):
             self._sleep(waiter, arguments, None if timeout is None else started + timeout)
         except PoolClosed:
             raise self._closed_error() from None
+        except PoolTimeout:
+            self._housekeeper.watch(self)  # see _sleep()
+            raise
         except PoolFull:
             text = f"pool {self._name!r}: max_waiting={self._options.max_waiting} callers wait already"
             raise PoolFull(1040, f"{text} ({self._counts()})") from None
@@ -266,6 +291,7 @@ class Pool(Stock):
                 return
             with self._lock:
                 ledger.requeue(waiter)
+            self._housekeeper.watch(self)  # for openings that fill the pool and whose caller was interrupted, too
 
     def _return_gift(self, waiter: Sleeper) -> None:
         """Give back what a waiter that was interrupted had just been given."""

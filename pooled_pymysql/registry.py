@@ -18,6 +18,7 @@ from .dsn import parse_dsn
 from .exceptions import PoolClosed
 from .housekeeper import Housekeeper
 from .lease import Connection, make_deferred, make_lease
+from .observer import Observers, PoolObserver
 from .pool import Pool
 
 _logger = logging.getLogger("pooled_pymysql")
@@ -73,6 +74,7 @@ class _Registry:
         self.all_pools: weakref.WeakSet[Pool] = weakref.WeakSet()  # closed ones too: they may have leases
         self.by_hand: weakref.WeakSet[Pool] = weakref.WeakSet()
         self.recipes: dict[Any, Recipe] = {}
+        self.observers: Observers | None = None
         self.has_warned = False
 
     def pool(self, arguments: Arguments, options: pool_options.PoolOptions) -> Pool:
@@ -82,7 +84,7 @@ class _Registry:
             if pool is None or pool.closed:
                 self.forget_unused()
                 pool = self.pools[arguments.key] = Pool(arguments, options, self.housekeeper)
-                self.all_pools.add(pool)
+                self._enter(pool)
             return pool
 
     def forget_unused(self) -> None:
@@ -118,7 +120,21 @@ class _Registry:
         """Show a pool that was made by hand among `pools()`; see to it at exit and after a fork."""
         with self.lock:
             self.by_hand.add(pool)
-            self.all_pools.add(pool)
+            self._enter(pool)
+
+    def _enter(self, pool: Pool) -> None:
+        pool.observers = self.observers
+        self.all_pools.add(pool)
+
+    def observe(self, observer: PoolObserver, *, is_told: bool) -> None:
+        """Tell an observer of what happens in all pools, or no more."""
+        with self.lock:
+            each = [other for other in (self.observers.each if self.observers else ()) if other is not observer]
+            if is_told:
+                each.append(observer)
+            self.observers = Observers(tuple(each)) if each else None
+            for pool in list(self.all_pools):
+                pool.observers = self.observers
 
     def remember(self, call: Any, recipe: Recipe) -> None:
         with self.lock:
@@ -154,7 +170,7 @@ def connect(dsn: str | None = None, /, *, pool: Any = None, conv: Any = None, **
     arguments that make no sense.
     """
     try:
-        recipe = _registry.recipes.get((dsn, pool, *kwargs.items()))
+        recipe = _registry.recipes.get((dsn, pool if type(pool) is not dict else _options_key(pool), *kwargs.items()))
     except TypeError:  # not hashable
         recipe = _registry.recipes.get(_call_key(dsn, pool, kwargs))
     if recipe is not None:
@@ -213,6 +229,21 @@ def close_pools() -> None:
         pool.close()
 
 
+def add_observer(observer: PoolObserver) -> None:
+    """Tell `observer` of what happens in all pools, those that are yet to be made as well. A second call does nothing.
+
+    Costs a test for None at acquiring and at giving back where there is no observer. Stays in force in forked children.
+    """
+    if not isinstance(observer, PoolObserver):
+        raise TypeError(f"add_observer() takes a PoolObserver, not an object of type {type(observer).__name__!r}")
+    _registry.observe(observer, is_told=True)
+
+
+def remove_observer(observer: PoolObserver) -> None:
+    """Tell `observer` nothing any more; what is under way in other threads may still reach it."""
+    _registry.observe(observer, is_told=False)
+
+
 def _find_recipe(dsn: str | None, pool: Any, kwargs: Mapping[str, Any]) -> Recipe:
     """Return the recipe of a call, reading its arguments if they are new or their option file has changed."""
     call = _call_key(dsn, pool, kwargs)
@@ -246,7 +277,7 @@ def _call_key(dsn: str | None, pool: Any, kwargs: Mapping[str, Any]) -> Any:
 
     Dictionaries (ssl, auth_plugin_map, pool) are taken by content, and by type too: in TLS options True is not 1.
     """
-    call = (dsn, pool, *kwargs.items())
+    call = (dsn, pool if type(pool) is not dict else _options_key(pool), *kwargs.items())
     try:
         hash(call)
     except TypeError:
@@ -256,6 +287,11 @@ def _call_key(dsn: str | None, pool: Any, kwargs: Mapping[str, Any]) -> Any:
         except TypeError:
             return None
     return call
+
+
+def _options_key(options: dict[str, Any]) -> tuple[Any, ...]:
+    """Return what stands for pool options given as a dict, where they are hashable; True is not 1 here either."""
+    return (dict, *options.items(), *map(type, options.values()))
 
 
 def _frozen(value: Any) -> Any:

@@ -51,11 +51,32 @@ _HEAVY_ROLLBACK = Command(_ROLLBACK)
 _FORGET_INSERT_ID = Command(packet(COMMAND.COM_QUERY, b"DO LAST_INSERT_ID(0)"), is_light=True)
 _RESET = Command(packet(COM_RESET_CONNECTION))
 
+TRACKING = "session_track_state_change"
+
+_RESOURCE_GROUP = "(SELECT RESOURCE_GROUP FROM performance_schema.threads WHERE PROCESSLIST_ID = CONNECTION_ID())"
+_TRACES = "(SELECT COUNT(*) FROM information_schema.OPTIMIZER_TRACE)"
+_PROFILES = "(SELECT COUNT(*) FROM information_schema.PROFILING)"
+
+
+def _only_as(role: object, statement: str) -> str:
+    """Make the last init statement fail in another role: a function may have set it, which MySQL never tells.
+
+    A question would be one more packet for each reset. 2 is no value of this variable, while NULL would turn it off.
+    """
+    is_the_same = f"<=> x'{role.hex()}'" if isinstance(role, bytes) else "IS NULL"
+    return statement.replace(f"{TRACKING}=1", f"{TRACKING}=IF(CURRENT_ROLE() {is_the_same}, 1, 2)")
+
+
+def _question(expected: dict[str, object]) -> Command:
+    """Return a query for these expressions, whose answer must be these values."""
+    query = f"SELECT {', '.join(expected)}".encode()
+    return Command(packet(COMMAND.COM_QUERY, query), expected=tuple(expected.values()))
+
 
 class Restoration:
     """How sessions of one pool are restored; made when a session is opened, by what its server can do."""
 
-    __slots__ = ("_check", "_init", "_return", "can_prove", "init_connect", "one_write", "reset")
+    __slots__ = ("_ask_all", "_init", "_return", "can_prove", "init_connect", "one_write", "reset")
 
     def __init__(self, options: PoolOptions) -> None:
         self.reset = options.reset
@@ -64,31 +85,31 @@ class Restoration:
         self.init_connect = False
         self._init: list[Command] = []
         self._return: list[Command] = []
-        self._check: list[Command] = []
+        self._ask_all: list[Command] = []
 
     def learn(self, wire: Tracked, statements: list[str], role: object, has_roles: bool) -> None:
         """Note the statements that initialise a session, and what must be true of one that is as good as new."""
         encoding = wire.encoding
-        self._init = [Command(packet(COMMAND.COM_QUERY, text.encode(encoding))) for text in statements]
-        expected: list[object] = []
-        columns = []
         if has_roles:
-            columns.append("CURRENT_ROLE()")
-            expected.append(role)
-            if "mariadb" not in wire.server_version.lower():
-                columns.append(
-                    "(SELECT RESOURCE_GROUP FROM performance_schema.threads WHERE PROCESSLIST_ID = CONNECTION_ID())"
-                )
-                expected.append(b"USR_default")
+            statements = [*statements[:-1], _only_as(role, statements[-1])]
+        self._init = [Command(packet(COMMAND.COM_QUERY, text.encode(encoding))) for text in statements]
+        is_mariadb = "mariadb" in wire.server_version.lower()
+        expected: dict[str, object] = {}
+        if has_roles:
+            expected["CURRENT_ROLE()"] = role
+            if not is_mariadb:
+                expected[_RESOURCE_GROUP] = b"USR_default"
+                expected[_TRACES] = b"0"
         if wire.db:
             name = wire.db.encode(encoding) if isinstance(wire.db, str) else wire.db
             self._return = [Command(packet(COMMAND.COM_INIT_DB, name))]
         else:  # no command leads from a current database to none
-            columns.append("DATABASE()")
-            expected.append(None)
-        if columns:
-            query = f"SELECT {', '.join(columns)}".encode()
-            self._check = [Command(packet(COMMAND.COM_QUERY, query), expected=tuple(expected))]
+            expected["DATABASE()"] = None
+        if expected:
+            self._ask_all = [_question(expected)]
+        if is_mariadb:
+            # A question of its own: a profile that goes on unseen has the one before in it.
+            self._ask_all.append(_question({_PROFILES: b"0"}))
 
     def mask(self) -> int:
         """Return the marks that call for `commands()`."""
@@ -112,13 +133,12 @@ class Restoration:
         if self.init_connect:  # a reset loses what it did, and the server does not run it again
             raise NotRestorable("init_connect")
         commands = [_RESET]
-        unproven = not self.can_prove
-        if marks & SUSPECT or unproven or (marks & DATABASE and not self._return):
-            commands += self._check  # before autocommit is switched off, with which it would keep a metadata lock
-        commands += self._init
-        if marks & DATABASE or unproven:
-            commands += self._return
-        return commands
+        # Before autocommit is switched off, with which a question would keep a metadata lock.
+        if marks & SUSPECT or not self.can_prove or (marks & DATABASE and not self._return):
+            commands += self._ask_all
+        # The database is named again because a reset takes its character set away from it, or it may be another one;
+        # not before SET NAMES, in which the name is sent, nor behind init_command, which may lead elsewhere.
+        return commands + self._init[:1] + self._return + self._init[1:]
 
     @staticmethod
     def _light_commands(marks: int) -> list[Command]:

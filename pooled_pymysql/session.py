@@ -69,8 +69,10 @@ class Session:
         "idle_since",
         "lease",
         "leased_at",
+        "looked_at",
         "marks",
         "missing_since",
+        "observed_since",
         "opened_at",
         "opening_took",
         "overlaid",
@@ -96,8 +98,10 @@ class Session:
         self.expires_at = float("inf") if max_lifetime is None else now + max_lifetime
         self.end_reason = "max_lifetime"
         self.asked_at = now
+        self.looked_at = now  # when it was last known to be alive, or earlier
         self.validate_at = self.answer_by = self.idle_limit = float("inf")
         self.holder = 0  # the thread that leased it last
+        self.observed_since: float | None = None  # when it was leased, where an observer was told so
         self.leased_at: float | None = None  # with leak_threshold, until the lease was reported
         self.pid = int(wire._connect_attrs["_pid"])
         # The lease, from when it was made until it parts from the session.

@@ -66,7 +66,7 @@ class Shared(Tracked):
 
     _alarms: "deque[threading.Lock]"  # one for each thread that waits for the open result
     _by: _Thread | None  # whose statement was the last one
-    _lasts: "WeakKeyDictionary[_Thread, _Last]"  # of the other threads
+    _lasts: "WeakKeyDictionary[_Thread, _Last] | None"  # of the other threads, once there are any
     _leftovers: "deque[Callable[[], object]]"  # what the end of the turn sets off; see when_out()
     _picked_up: bool  # a cursor has the last statement's result
     _turn: Any  # an RLock: it tells a thread's own turn from others', whatever interrupts the bookkeeping
@@ -77,7 +77,7 @@ class Shared(Tracked):
         self._alarms = deque()
         self._leftovers = deque()
         self._by = None
-        self._lasts = WeakKeyDictionary()
+        self._lasts = None
         self._picked_up = True
         self.start_wire()
 
@@ -119,7 +119,13 @@ class Shared(Tracked):
     def _wait_for_turn(self, deadline: float | None = None) -> None:
         started = time.monotonic()
         timeout = self.turn_timeout() if deadline is None else max(0.0, deadline - started)
-        if not self._turn.acquire(timeout=-1 if timeout is None else min(timeout, threading.TIMEOUT_MAX)):
+        try:
+            has_come = self._turn.acquire(timeout=-1 if timeout is None else min(timeout, threading.TIMEOUT_MAX))
+        except BaseException:  # an exception from outside, delivered after the wait: the turn is ours, if it has come
+            if self._turn._is_owned():
+                self._turn.release()
+            raise
+        if not has_come:
             raise self._busy(time.monotonic() - started, "a statement")
 
     def _busy(self, waited: float, what: str) -> LeaseBusy:
@@ -134,6 +140,7 @@ class Shared(Tracked):
         of which there is one in mid-command, must then be left alone: that it is held is the outer one's doing.
         """
         turn = self._turn
+        was_closed = self._sock is None  # asked while the turn is ours: another thread may connect it again
         if is_held:
             if self._flight == PREPARING and before != PREPARING:
                 self._flight = LANDED  # nothing was sent
@@ -144,7 +151,7 @@ class Shared(Tracked):
                 turn.release()
         if self._leftovers or self._alarms:
             self._end_turn()
-        if isinstance(error, AttributeError | ValueError) and self._sock is None:
+        if isinstance(error, AttributeError | ValueError) and was_closed:
             text = "Lost connection to MySQL server during query (closed meanwhile)"
             raise err.OperationalError(CR.CR_SERVER_LOST, text) from None
 
@@ -268,6 +275,8 @@ class Shared(Tracked):
         if self._by is not None:
             result = self.__dict__["_result"]
             is_fresh = result is not None and not self._picked_up
+            if self._lasts is None:
+                self._lasts = WeakKeyDictionary()
             self._lasts[self._by] = _Last(result, self._affected_rows, is_fresh)
         self._by = _here.thread
 
@@ -282,7 +291,7 @@ class Shared(Tracked):
         if self._by is here or self._by is None:
             self._picked_up = True
             return last
-        own = self._lasts.get(here)
+        own = self._last_of(here)
         if own is None:
             return self._open if self._flight == RESULT_OPEN else last
         if own.is_fresh or self._flight != RESULT_OPEN or (own.result is not None and own.result.following is not None):
@@ -297,7 +306,11 @@ class Shared(Tracked):
     def own_last(self) -> _Last | None:
         """Return what is kept of the calling thread's last statement, or None: it was the connection's last, too."""
         here = _here.thread
-        return None if self._by is here else self._lasts.get(here)
+        return None if self._by is here else self._last_of(here)
+
+    def _last_of(self, thread: _Thread) -> _Last | None:
+        lasts = self._lasts
+        return None if lasts is None else lasts.get(thread)
 
     def affected_rows(self) -> int:
         """Return the rows that the calling thread's last statement affected, else the connection's last."""

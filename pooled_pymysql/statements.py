@@ -35,6 +35,10 @@ from .tracking import (
     marks_of_statement,
 )
 
+# Seconds: a session that was found alive so lately is not asked again. Shorter than any round trip, so it makes no
+# window that the statement itself does not have.
+_JUST_NOW = 0.000025
+
 _LOOK_CLOSER = MAY_BE_MANY | READS_FOUND_ROWS | READS_ROW_COUNT
 
 _IS_1_2 = pymysql.VERSION >= (1, 2)
@@ -82,7 +86,7 @@ class Speaker(Shared):
             return
         if self._is_unused:
             self._is_unused = False
-            if not session.owed and session.poll(0):
+            if not session.owed and time.monotonic() - session.looked_at > _JUST_NOW and session.poll(0):
                 session = self.replace_session()
         if command == COMMAND.COM_QUERY:
             marks = marks_of_statement(sql, self.encoding, self.server_status)

@@ -19,6 +19,7 @@ from typing import Any
 from .arguments import Arguments, SharedTLS
 from .housekeeper import TICK, Housekeeper
 from .ledger import Ledger, NotWanted, Opening, Waiter
+from .observer import Event, Observers
 from .opening import cannot_connect, open_session
 from .options import PoolOptions
 from .session import Mail, Session
@@ -71,6 +72,7 @@ class Stock:
         self._validate_after = _FOREVER if options.validate_after is None else options.validate_after
         self._dropped_total = 0
         self._leaks_total = 0
+        self.observers: Observers | None = None  # written by the registry
         self.closed = False  # close() was called; written under the lock
         self.was_forgotten = False  # closed because nobody used it: whoever comes now is sent to a new pool
         self._empty_since = _monotonic()  # when it was last found with nothing to look after
@@ -100,9 +102,32 @@ class Stock:
         if session.pid != _getpid():
             session.abandon()
             return
-        if broken is None and session.marks & session.restore_mask:
-            broken = session.restore()
+        if session.observed_since is not None:
+            self._release_observed(session, broken, session.observed_since)
+            return
+        try:
+            if broken is None and session.marks & session.restore_mask and not self._is_ours():
+                broken = session.restore()
+        except BaseException:
+            self._returned.put((session, "interrupted", False))
+            self._housekeeper.wake()
+            raise
         self._give_back(session, broken)
+
+    def _release_observed(self, session: Session, broken: str | None, since: float) -> None:
+        if self._is_ours():  # put off, and told when it is taken back
+            self._give_back(session, broken)
+            return
+        held = _monotonic() - since
+        session.observed_since = None
+        self.release(session, broken)
+        self._tell("released", held)
+
+    def _tell(self, event: Event, *args: Any) -> None:
+        """Tell the observers, if there are any; never in the middle of this thread's bookkeeping."""
+        observers: Any = self.observers
+        if observers is not None and not self._is_ours():
+            observers.tell(event, self, *args)
 
     def drop(self, session: Session, broken: str | None) -> None:
         """Take the session of a garbage-collected lease: hands it over, takes no lock, reads nothing."""
@@ -225,10 +250,11 @@ class Stock:
                 self._filled.notify_all()
         except NotWanted:
             session.close()
-            return
-        wake(waiter)
-        if self._ledger.waiting and self._ledger.openings:
-            self._housekeeper.wake()  # now that it is known how long one takes
+        else:
+            wake(waiter)
+            if self._ledger.waiting and self._ledger.openings:
+                self._housekeeper.wake()  # now that it is known how long one takes
+        self._tell("opened", session.opening_took)
 
     def _note_failure(self, opening: Opening, error: BaseException) -> None:
         counted = error if isinstance(error, Exception) else None
@@ -343,7 +369,7 @@ class Stock:
         READ: it may be used. What opening another would take is worth waiting for; a reply that takes longer (rolling
         back much does) is not, as long as another may be opened.
         """
-        now = _monotonic()
+        session.looked_at = now = _monotonic()
         if now >= session.validate_at:
             if session.poll(0) and not session.owed:
                 return Mail.BAD

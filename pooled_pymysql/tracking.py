@@ -21,9 +21,9 @@ DATABASE: Final = 32  # the current database may have changed
 READS_FOUND_ROWS: Final = 64  # asks for FOUND_ROWS(), which no reset clears
 READS_ROW_COUNT: Final = 128  # asks for ROW_COUNT(), which a clean lease leaves behind
 IN_TRANSACTION: Final = 4096  # a transaction is open
-OPENED: Final = 16384  # with autocommit off: may hold metadata locks, of which no status tells
+OPENED: Final = 16384  # with autocommit off: may hold metadata locks or a savepoint, of which no status tells
 ENDS: Final = 32768  # ends a transaction
-HOLDS: Final = 65536  # metadata locks may be held without a transaction
+HOLDS: Final = 65536  # metadata locks may be held, or a savepoint kept, without a transaction
 ENDED: Final = 8192  # the lease has ended
 FORGOTTEN: Final = 2048  # what the last lease left in FOUND_ROWS() was cleared
 MAY_BE_MANY: Final = 1024  # not read to its end: more statements may follow, if the connection allows them
@@ -60,7 +60,7 @@ _READS_COUNTS: Final = READS_ROW_COUNT | SELECTED
 _HARMLESS = {
     b"SELECT": SELECTED,
     **dict.fromkeys(b"WITH VALUES TABLE INSERT UPDATE DELETE REPLACE".split(), SELECTED | OPENED),
-    b"SAVEPOINT": CLEAN,
+    b"SAVEPOINT": OPENED,  # without autocommit it is kept, though no transaction is open yet
     **dict.fromkeys(b"SHOW EXPLAIN DESCRIBE DESC HELP".split(), _READS_COUNTS | OPENED),
 }
 
@@ -95,8 +95,17 @@ _PLAIN = frozenset(
 _SILENT = frozenset(b"SET LOCK UNLOCK USE FLUSH KILL GRANT REVOKE DEALLOCATE TRUNCATE RENAME DROP ALTER LOAD".split())
 _CHANGES_DATABASE = frozenset([b"USE", b"DROP"])
 
-# Nothing undoes these: an XA transaction's state, a role, a resource group, MariaDB's profiles.
-_LASTING = re.compile(rb"\bROLE\b|\bRESOURCE\b|PROFILING")
+# Nothing undoes what these do: XA to the transaction, BINLOG to the format that further ones are read in. And a session
+# keeps the rights that its account had when it was opened.
+_LASTING_VERBS = frozenset(b"XA BINLOG GRANT REVOKE".split())
+_LASTING = {
+    # A role, a resource group, MariaDB's profiles, MySQL's traces, another user (MariaDB 12).
+    b"SET": re.compile(rb"\bROLE\b|\bRESOURCE\b|PROFILING|OPTIMIZER_TRACE|AUTHORIZATION|\bPASSWORD\b"),
+    **dict.fromkeys(b"ALTER DROP RENAME".split(), re.compile(rb"\bUSER\b")),
+    b"CREATE": re.compile(rb"\bREPLACE\b.*\bUSER\b", re.DOTALL),
+}
+# The same in what is only seen to be more than one statement: those of which nothing is asked behind the reset.
+_LASTING_UNASKED = re.compile(rb"\bBINLOG\b|\bSESSION\s+AUTHORIZATION\b")
 
 _SET_STATEMENT = re.compile(rb"\bSTATEMENT\b").search
 
@@ -136,7 +145,7 @@ def marks_of_statement(sql: bytes, encoding: str, status: int) -> int:  # noqa: 
         return known
     head = _HEAD.match(sql, 0, _MAX_HEAD)
     if head is None:
-        return _UNREADABLE
+        return _unreadable(sql[:MAX_SCANNED].upper())
     verb = head[1].upper()
     marks = _HARMLESS.get(verb)
     if marks is not None:
@@ -165,7 +174,7 @@ def _remember(sql: bytes, marks: int) -> None:
 
 def _marks_of_other(verb: bytes, sql: bytes) -> int:
     """Return the marks of a statement that no allow-list knows."""
-    if verb == b"XA":
+    if verb in _LASTING_VERBS:
         return RETIRE
     marks = TOUCHED if verb in _PLAIN else TOUCHED | SUSPECT | DATABASE
     if verb in _CHANGES_DATABASE:
@@ -177,11 +186,17 @@ def _marks_of_other(verb: bytes, sql: bytes) -> int:
         marks |= READS_FOUND_ROWS | READS_ROW_COUNT
     if verb not in _SILENT:
         marks |= _READS_COUNTS
-    if verb == b"SET" and _LASTING.search(text):
-        return RETIRE
     if b";" in text.rstrip(b"; \t\r\n") or b"/*!" in text or b"/*M!" in text or _SET_STATEMENT(text):
         marks |= SUSPECT | DATABASE  # SET STATEMENT ... FOR runs any statement (MariaDB)
+    lasting = _LASTING.get(verb)
+    if (lasting is not None and lasting.search(text)) or (marks & SUSPECT and _LASTING_UNASKED.search(text)):
+        marks |= RETIRE
     return marks
+
+
+def _unreadable(text: bytes) -> int:
+    """Return the marks of what may be several statements, or any."""
+    return _UNREADABLE | (RETIRE if _LASTING_UNASKED.search(text) else CLEAN)
 
 
 def _look_again(text: bytes, encoding: str, status: int) -> int:
@@ -193,7 +208,7 @@ def _look_again(text: bytes, encoding: str, status: int) -> int:
         return _UNREADABLE
     bare = _LITERALS.sub(rb"\1''", text).rstrip(b"; \t\r\n")
     if b";" in bare:
-        return _UNREADABLE
+        return _unreadable(bare)
     marks = CLEAN
     bare = _READS_INSERT_ID.sub(b"", _SYSTEM_VARIABLE.sub(b"", bare))
     for found in _HIDDEN.findall(bare):

@@ -1,4 +1,4 @@
-"""A thread that makes one call."""
+"""Threads: one that makes one call, and those of the pools."""
 
 from __future__ import annotations
 
@@ -32,3 +32,8 @@ class Caller(threading.Thread):
         if self.error is not None:
             raise self.error
         return self.result
+
+
+def opening_threads() -> list[threading.Thread]:
+    """List the threads on which pools open sessions, or close them."""
+    return [thread for thread in threading.enumerate() if thread.name == "pooled_pymysql helper"]

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import uuid
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import hypothesis
 import pytest
@@ -16,6 +16,9 @@ import run_limit
 import servers
 from pymysql.connections import Connection
 from servers import Server
+
+if TYPE_CHECKING:
+    from certificates import CertifiedServer
 
 # Time limits for single examples fail at random on a busy machine; pytest-timeout bounds the whole test.
 hypothesis.settings.register_profile(
@@ -39,6 +42,7 @@ THOROUGH = {
     "test_replies",
     "test_run_limit",
     "test_throwaway",
+    "test_tls",
     "test_transfers",
 }
 
@@ -81,12 +85,36 @@ def pytest_unconfigure() -> None:
 
 
 @pytest.fixture(scope="session")
-def server(request: pytest.FixtureRequest) -> Server:
+def main_server(request: pytest.FixtureRequest) -> Server:
     """The server for integration tests, with its account for TCP connections."""
     if dsn := request.config.getoption("--server-dsn"):
         return servers.running_server(dsn)
     process = request.getfixturevalue("server_process")
     return servers.prepared_server(process.port, process.unixsocket)
+
+
+@pytest.fixture(scope="session")
+def server(main_server: Server) -> Server:
+    """The server on which a test has its account and its database; tests of TLS put `tls_server` in its place."""
+    return main_server
+
+
+@pytest.fixture(scope="session")
+def certified(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CertifiedServer]:
+    """A private server with TLS, whose certificate an authority of our own has signed."""
+    from certificates import CertifiedServer
+
+    with CertifiedServer(tmp_path_factory.mktemp("tls") / "server") as private:
+        yield private
+
+
+@pytest.fixture(scope="session")
+def tls_server(main_server: Server, request: pytest.FixtureRequest) -> Server:
+    """A server with TLS: the main one where that has it, else a private one. Nobody may know who signed for it."""
+    if servers.has_tls(main_server):
+        return main_server
+    private: CertifiedServer = request.getfixturevalue("certified")
+    return private.server
 
 
 @pytest.fixture(scope="session")

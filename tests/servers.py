@@ -25,6 +25,7 @@ from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
 
 import pymysql
 from pymysql.connections import Connection
+from pymysql.constants import CLIENT
 
 HOST = "127.0.0.1"
 USER = PASSWORD = "test"
@@ -92,6 +93,12 @@ def transport(is_mariadb: bool) -> dict[str, Any]:
     """Say how to reach a server cheaply, and in such a way that any account can log in."""
     # MySQL's default authentication wants TLS (or an RSA library) for the first login of an account.
     return {"ssl_disabled": True} if is_mariadb else {"ssl": unverified()}
+
+
+def has_tls(server: Server) -> bool:
+    """Say whether a server offers TLS."""
+    with server.connect() as connection:
+        return bool(connection.server_capabilities & CLIENT.SSL)
 
 
 @cache

@@ -12,6 +12,8 @@ from pathlib import Path
 
 DISTRIBUTION = "pooled-pymysql"
 PACKAGE = "pooled_pymysql"
+EXTRAS = {"rsa", "ed25519", "otel", "prometheus"}
+ADAPTERS = {"pooled_pymysql.opentelemetry": "opentelemetry"}  # what they import, and nobody imports them
 
 
 def check(fact: object, text: str) -> None:
@@ -22,18 +24,27 @@ def check(fact: object, text: str) -> None:
 
 def check_metadata() -> None:
     wheel = distribution(DISTRIBUTION)
-    names = {re.split(r"[^\w-]", text)[0].lower() for text in wheel.requires or ()}
-    check(names == {"pymysql"}, f"requires more, or less, than PyMySQL: {wheel.requires}")
     always = [text for text in wheel.requires or () if "extra ==" not in text]
+    names = {re.split(r"[^\w-]", text)[0].lower() for text in always}
+    check(names == {"pymysql"}, f"requires more, or less, than PyMySQL: {wheel.requires}")
     check(len(always) == 1 and "[" not in always[0], f"more than one plain requirement: {always}")
     check(
-        set(wheel.metadata.get_all("Provides-Extra", ())) == {"rsa", "ed25519"},
-        "its extras are not PyMySQL's",
+        set(wheel.metadata.get_all("Provides-Extra", ())) == EXTRAS,
+        f"its extras are not {EXTRAS}",
     )
     folders = {Path(str(file)).parts[0] for file in wheel.files or ()}
     strangers = {name for name in folders if name != PACKAGE and not name.endswith(".dist-info")}
     check(not strangers, f"brings files that are not the package's: {strangers}")
     check(any(file.name == "LICENSE" for file in wheel.files or ()), "brings no licence")
+
+
+def lacks(name: str) -> str | None:
+    """Return what a module cannot be imported for."""
+    try:
+        importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        return error.name
+    return None
 
 
 def check_package() -> None:
@@ -44,14 +55,16 @@ def check_package() -> None:
     names = [module.name for module in pkgutil.walk_packages([str(folder)], f"{PACKAGE}.")]
     names = [name for name in names if not name.startswith(f"{PACKAGE}.django.")]  # needs Django
     for name in names:
-        if not name.endswith(".__main__"):
+        if name in ADAPTERS:
+            check(lacks(name) == ADAPTERS[name], f"{name} does not ask for {ADAPTERS[name]}")
+        elif not name.endswith(".__main__"):
             importlib.import_module(name)
     check(callable(package.connect), "has no connect()")
     check(
         issubclass(package.Connection, importlib.import_module("pymysql.connections").Connection),
         "its own Connection",
     )
-    print(f"wheel: {len(names)} modules import, {folder}")
+    print(f"wheel: {len(names) - len(ADAPTERS)} modules import, {folder}")
 
 
 check_metadata()

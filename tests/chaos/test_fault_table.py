@@ -118,8 +118,10 @@ class Scene:
 @pytest.fixture
 def scene(account: Server, admin: Connection[Any]) -> Iterator[Scene]:
     with FaultyProxy(account.host, account.port) as proxy:
-        kwargs = account.kwargs(port=proxy.port, read_timeout=LONG, connect_timeout=LONG)
-        yield Scene(kwargs | transport(account.is_mariadb), proxy, admin)
+        # Without TLS: the proxy reads what is sent and puts in words of its own.
+        yield Scene(
+            account.kwargs(port=proxy.port, read_timeout=LONG, connect_timeout=LONG, ssl_disabled=True), proxy, admin
+        )
         proxy.heal()
         pooled_pymysql.close_pools()
 
@@ -430,7 +432,9 @@ def test_lost_before_the_first_statement(scene: Scene, how: str) -> None:
     with scene.connect() as connection:
         number = connection.thread_id()
         if how == "killed":
+            link = scene.proxy.link_of(connection)
             scene.kill(connection)
+            wait_until(lambda: link not in scene.proxy.links, what="the end of the link")
         else:
             scene.proxy.cut(how=Cut.FIN if how == "cut" else Cut.RST)
         with lasts_less_than(AT_ONCE):

@@ -19,6 +19,7 @@ from typing import Any, Self
 import pymysql
 import pytest
 import servers
+from callers import opening_threads
 from servers import HOST, Server, free_port
 
 import pooled_pymysql
@@ -332,6 +333,8 @@ def test_connect_timeout_bounds_the_tls_handshake(stall: str) -> None:
         assert SECRET not in texts(error)
         (pool,) = pooled_pymysql.pools()
         assert (pool.stats().in_use, pool.stats().opening) == (0, 0)
+        # Not only the caller's wait, which the pool ends in any case.
+        servers.wait_until(lambda: not opening_threads(), what="the end of the opening itself")
     gc.collect()
 
 

@@ -149,6 +149,18 @@ def test_pool_options_as_object_dict_and_dsn(server: Server) -> None:
     assert (pool.name, pool.options, pool.stats().opened) == (name, wanted, 1)
 
 
+def test_pool_options_in_a_dict_are_read_at_every_call(server: Server) -> None:
+    options: dict[str, Any] = {"max_size": 1}
+    for size in (1, 2, 1):
+        options["max_size"] = size
+        pooled_pymysql.connect(**server.kwargs(), pool=options).close()
+    assert sorted(pool.stats().max_size for pool in pooled_pymysql.pools()) == [1, 2]
+    for wrong in (True, 1.0, [1]):  # the first two are equal to 1, but no ints
+        options["max_size"] = wrong
+        with pytest.raises(TypeError, match="'max_size'"):
+            pooled_pymysql.connect(**server.kwargs(), pool=options)
+
+
 def test_other_options_are_another_pool(server: Server) -> None:
     for size in (1, 2):
         pooled_pymysql.connect(**server.kwargs(), pool={"max_size": size}).close()
@@ -622,11 +634,13 @@ def verdict(connect: Callable[..., Any], server: Server, verify: object) -> obje
     return "connected"
 
 
-def test_demanding_a_verified_certificate_is_not_fulfilled_by_less(server: Server) -> None:
+@pytest.mark.thorough
+def test_demanding_a_verified_certificate_is_not_fulfilled_by_less(tls_server: Server) -> None:
     """PyMySQL verifies with True and not with 1, which Python takes for equal."""
+    plain = [verdict(pymysql.connect, tls_server, verify) for verify in (1, True)]
+    assert plain == ["connected", 2003]
     for _ in range(2):
-        for verify in (1, True):
-            assert verdict(pooled_pymysql.connect, server, verify) == verdict(pymysql.connect, server, verify)
+        assert [verdict(pooled_pymysql.connect, tls_server, verify) for verify in (1, True)] == plain
     assert len(pooled_pymysql.pools()) == 2
 
 

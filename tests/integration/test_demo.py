@@ -112,10 +112,8 @@ def test_pool_options_of_the_dsn_hold(account: Server, temporary: Path) -> None:
     assert rows(done.stdout)["pooled_pymysql"][0] <= 2
 
 
-def test_nothing_goes_in_the_clear_when_the_dsn_asks_for_tls(account: Server, temporary: Path) -> None:
-    if account.is_mariadb:
-        pytest.skip("a server without TLS")
-    done = run("demo", account.dsn(ssl_verify_cert="false"), "--threads", "2", "--rounds", "2")
+def test_nothing_goes_in_the_clear_when_the_dsn_asks_for_tls(tls_server: Server, temporary: Path) -> None:
+    done = run("demo", tls_server.dsn(ssl_verify_cert="false"), "--threads", "2", "--rounds", "2")
     assert (done.returncode, done.stderr) == (0, "")
     assert re.search(r"^  pymysql, ssl_disabled +not run: the DSN asks for TLS$", done.stdout, re.MULTILINE)
     assert set(rows(done.stdout)) == {"pymysql", "pooled_pymysql"}

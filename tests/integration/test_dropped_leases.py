@@ -25,6 +25,7 @@ from pymysql.cursors import Cursor, SSCursor
 from servers import Server, connection_ids, wait_until
 
 import pooled_pymysql
+from pooled_pymysql.session import Session
 
 PATIENCE = 20.0
 ROWS = "WITH RECURSIVE s(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM s WHERE x < 900) SELECT x, REPEAT('x', 999) FROM s"
@@ -363,6 +364,29 @@ def test_users_finalizer_may_close_a_lease_while_a_lock_is_held(way: str, where:
 
 
 # A slow or silent server
+
+
+def test_lease_closed_in_the_middle_of_bookkeeping_is_restored_once(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent = []
+    send = Session._send
+
+    def count(self: Session, commands: list[Any], one_write: bool) -> None:
+        sent.append(self.thread_id)
+        send(self, commands, one_write)
+
+    monkeypatch.setattr(Session, "_send", count)
+    lease = pooled_pymysql.connect(**server.kwargs())
+    number = lease.thread_id()
+    lease.query("SET @left = 'over'")
+    with only_pool()._lock:  # where a finalizer may be when it closes
+        lease.close()
+    wait_until(lambda: only_pool().stats().idle == 1, what="the session's return")
+    assert sent == [number]
+    with pooled_pymysql.connect(**server.kwargs()) as following:
+        assert following.thread_id() == number
+        assert_clean(following)
 
 
 @contextlib.contextmanager

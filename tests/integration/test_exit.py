@@ -28,6 +28,7 @@ import atexit, gc, json, os, signal, sys, threading, time
 import pymysql
 import pooled_pymysql
 KWARGS = json.loads(sys.argv[1])
+signal.signal(signal.SIGINT, signal.default_int_handler)  # who started the tests may ignore it
 
 def connect():
     return pooled_pymysql.connect(**KWARGS)

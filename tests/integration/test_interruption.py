@@ -28,6 +28,9 @@ from pymysql.cursors import Cursor, SSCursor
 from servers import Server, connection_ids, wait_until
 
 import pooled_pymysql
+from pooled_pymysql import lease as lease_module
+from pooled_pymysql.replies import IN_FLIGHT, LANDED
+from pooled_pymysql.stock import Stock
 
 # Leases are dropped here on purpose.
 pytestmark = [
@@ -461,3 +464,103 @@ def test_exceptions_set_in_threads_that_lease_and_query(bench: Bench, monkeypatc
         assert not thread.is_alive()
     assert not [error for error in wrong if not isinstance(error, pymysql.err.Error)], wrong
     bench.settle({})
+
+
+# The opening that fills the pool
+
+
+@pytest.mark.parametrize("timeout", [0.0, 10.0])
+def test_interrupted_before_anybody_opens_the_only_session(
+    server: Server, monkeypatch: pytest.MonkeyPatch, timeout: float
+) -> None:
+    """Nothing else may be opened then, and no thread looks after the pool yet: who asks next sets it going again."""
+    kwargs = server.kwargs(pool={"max_size": 1, "timeout": timeout})
+    with monkeypatch.context() as patch:
+        patch.setattr(Stock, "_open_beside", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            pooled_pymysql.connect(**kwargs)
+    assert wait_until(lambda: answers(kwargs), 20.0)
+
+
+def interrupted(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def answers(kwargs: dict[str, Any]) -> bool:
+    with contextlib.suppress(pooled_pymysql.PoolTimeout), pooled_pymysql.connect(**kwargs) as lease:
+        lease.ping()
+        return True
+    return False
+
+
+# Sessions that an interruption takes from their lease
+
+
+@pytest.mark.parametrize("place", ["pooled_pymysql.session.Session.restore", "pooled_pymysql.session.Session._send"])
+def test_session_whose_restoring_was_interrupted_is_not_missing(
+    server: Server, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    kwargs = server.kwargs(pool={"max_size": 1, "timeout": 10.0})
+    lease = pooled_pymysql.connect(**kwargs)
+    lease.query("SET @left = 'over'")
+    with monkeypatch.context() as patch:
+        patch.setattr(place, interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            lease.close()
+    assert answers(kwargs)
+
+
+@pytest.mark.parametrize("is_bound", [False, True])
+def test_session_whose_lease_was_not_finished_is_not_missing(
+    server: Server, monkeypatch: pytest.MonkeyPatch, is_bound: bool
+) -> None:
+    kwargs = server.kwargs(pool={"max_size": 1, "timeout": 10.0})
+    pooled_pymysql.connect(**kwargs).close()
+    bind = lease_module._bind
+
+    def interrupted_bind(*args: Any) -> None:
+        if is_bound:
+            bind(*args)
+        interrupted()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(lease_module, "_bind", interrupted_bind)
+        with pytest.raises(KeyboardInterrupt):
+            pooled_pymysql.connect(**kwargs)
+    for _ in range(3):
+        assert answers(kwargs)
+    (pool,) = pooled_pymysql.pools()
+    pool._ledger.check()
+    assert pool.stats().opened == 2
+
+
+def test_exception_in_a_thread_that_waits_for_its_turn_keeps_nobody_out(server: Server) -> None:
+    """It is delivered when the turn comes, and the statement that was waited for looks like one of its own."""
+    lease = pooled_pymysql.connect(**server.kwargs(pool={"max_size": 1, "timeout": 5.0}))
+    ended: list[type[BaseException]] = []
+
+    def wait() -> None:
+        try:
+            lease.ping()
+        except BaseException as error:
+            ended.append(type(error))
+
+    lease._turn.acquire()
+    lease._flight = IN_FLIGHT  # a statement of this thread
+    waiting = threading.Thread(target=wait, daemon=True)
+    waiting.start()
+    wait_until(lambda: is_in(waiting, "_wait_for_turn"))
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(waiting.ident or 0), ctypes.py_object(Torn))
+    lease._flight = LANDED
+    lease._turn.release()
+    waiting.join(20)
+    assert ended == [Torn]
+    lease.ping()
+    lease.close()
+    (pool,) = pooled_pymysql.pools()
+    assert (pool.stats().in_use, pool.stats().idle) == (0, 1)
+
+
+def is_in(thread: threading.Thread, function: str) -> bool:
+    frame = sys._current_frames().get(thread.ident or 0)
+    return frame is not None and frame.f_code.co_name == function

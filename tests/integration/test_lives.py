@@ -187,6 +187,24 @@ def test_loss_of_one_session_has_the_others_of_that_server_validated(account: Se
         pooled_pymysql.close_pools()
 
 
+@pytest.mark.parametrize(("ago", "looks"), [(3600.0, [0]), (-3600.0, [])])
+def test_first_statement_asks_again_unless_the_session_was_alive_just_now(
+    ago: float, looks: list[int], server: Server
+) -> None:
+    lease: Any = pooled_pymysql.connect(**server.kwargs())
+    session = lease._session
+    asked: list[int] = []
+    plain = session.poll
+    session.poll = lambda timeout: asked.append(timeout) or plain(timeout)
+    session.looked_at = time.monotonic() - ago
+    lease.query("SELECT 1")
+    assert asked == looks
+    lease.query("SELECT 1")  # no statement but the first asks
+    assert asked == looks
+    session.poll = plain
+    lease.close()
+
+
 # Drain and resize
 
 
@@ -393,3 +411,16 @@ def test_opening_that_nobody_began_with_gives_its_room_back(server: Server, monk
     pool._ledger.min_size = 0
     pooled_pymysql.connect(**kwargs).close()
     assert (pool.stats().opening, pool.stats().idle) == (0, 1)
+
+
+def test_helpers_that_cannot_be_started_are_done_without(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    start = threading.Thread.start
+
+    def fail_to_start(self: threading.Thread) -> None:
+        if self.name == "pooled_pymysql helper":
+            raise RuntimeError("can't start new thread")
+        start(self)
+
+    monkeypatch.setattr(threading.Thread, "start", fail_to_start)
+    pooled_pymysql.connect(**server.kwargs()).close()
+    assert not only_pool()._housekeeper._helpers

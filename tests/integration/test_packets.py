@@ -17,6 +17,8 @@ from servers import Server, wait_until
 import pooled_pymysql
 
 RESET = 0x1F
+# What a touched session is sent: the reset, the init statement, its database.
+RESTORING = [RESET, COMMAND.COM_QUERY, COMMAND.COM_INIT_DB]
 Connect = Callable[..., Any]
 
 
@@ -244,19 +246,19 @@ def test_nobody_waits_at_release_for_a_session_to_be_reset(proxy: HoldingProxy, 
     delivered = proxy.server_packets
     proxy.hold(lease)
     lease.close()
-    found = commands_of(proxy, 3)
-    assert [code for code, _ in found] == [COMMAND.COM_QUERY, RESET, COMMAND.COM_QUERY]
+    found = commands_of(proxy, 1 + len(RESTORING))
+    assert [code for code, _ in found] == [COMMAND.COM_QUERY, *RESTORING]
     assert found[2][1].startswith(b"SET NAMES")
     assert proxy.server_packets == delivered
 
 
-def test_a_reset_and_its_init_statement_are_one_write(proxy: HoldingProxy, connect: Connect) -> None:
+def test_a_reset_and_what_goes_with_it_are_one_write(proxy: HoldingProxy, connect: Connect) -> None:
     warm(connect)
     with connect() as lease:
         run(lease, "SET @a = 1")
         proxy.clear()
-    commands_of(proxy, 2)
-    assert proxy.writes[0] == ("client", 2)
+    commands_of(proxy, len(RESTORING))
+    assert proxy.writes[0] == ("client", len(RESTORING))
 
 
 def test_one_write_turned_off_reads_each_reply_before_the_next_packet(
@@ -264,14 +266,15 @@ def test_one_write_turned_off_reads_each_reply_before_the_next_packet(
 ) -> None:
     options = {"pool": {"one_write": False, "max_size": 1}, "autocommit": False}
     (first,) = warm(connect, **options)
-    for sql, codes in ((f"SELECT * FROM {table}", [3]), ("SET @a = 1", [RESET, 3])):
+    for sql, codes in ((f"SELECT * FROM {table}", [3]), ("SET @a = 1", RESTORING)):
         lease = connect(**options)
         run(lease, sql)
         proxy.clear()
         lease.close()
         assert [code for code, _ in proxy.commands] == codes
         # Command, reply, command, reply: never two commands in a row.
-        assert proxy.writes == len(codes) * [("client", 1), ("server", 1)]
+        assert [sender for sender, _ in proxy.writes] == len(codes) * ["client", "server"]
+        assert {count for sender, count in proxy.writes if sender == "client"} == {1}
     with connect(**options) as lease:
         assert lease.thread_id() == first
 

@@ -66,11 +66,30 @@ assert not missing, missing
 print("good")
 """
 
+# As in an isolated sub-interpreter.
+WITHOUT_DAEMONS = """
+import threading
+plain = threading.Thread.__init__
+def init(self, *args, daemon=None, **kwargs):
+    if daemon:
+        raise RuntimeError("daemon threads are disabled in this (sub)interpreter")
+    plain(self, *args, **kwargs)
+threading.Thread.__init__ = init
+"""
+
 
 @pytest.mark.parametrize("hidden", [*HIDDEN, " ".join(HIDDEN), ""], ids=[*HIDDEN, "all of them", "nothing"])
 def test_works_without(hidden: str, server: Server) -> None:
+    run(PROGRAM, server.dsn(), hidden)
+
+
+def test_works_without_daemon_threads(server: Server) -> None:
+    run(WITHOUT_DAEMONS + PROGRAM, server.dsn(), "")
+
+
+def run(program: str, *arguments: str) -> None:
     done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", PROGRAM, server.dsn(), hidden],
+        [sys.executable, "-W", "error", "-c", program, *arguments],
         capture_output=True,
         text=True,
         check=False,

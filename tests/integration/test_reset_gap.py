@@ -29,6 +29,13 @@ def function(body: str) -> str:
 LOCK = "DO GET_LOCK(CONCAT(DATABASE(), '.gap'), 0)"
 HOLDER = "SELECT IS_USED_LOCK(CONCAT(DATABASE(), '.gap')) IS NOT NULL"
 VARIABLE = "SELECT @gap IS NOT NULL"
+LAST_VALUE = "SELECT LASTVAL(s) IS NOT NULL"
+PACKAGE = (
+    "SET sql_mode = 'ORACLE'",
+    "CREATE PACKAGE p AS FUNCTION step RETURN INT; END",
+    "CREATE PACKAGE BODY p AS n INT := 0; FUNCTION step RETURN INT AS BEGIN n := n + 1; RETURN n; END; END",
+    "SET sql_mode = DEFAULT",
+)
 GAPS = {
     "GET_LOCK in a function": Gap((function(LOCK),), "SELECT f()", HOLDER, LOCK),
     "INTO @x in a function": Gap((function("SELECT 1 INTO @gap"),), "SELECT f()", VARIABLE, "SELECT 1 INTO @gap"),
@@ -46,14 +53,37 @@ GAPS = {
         "INSERT INTO t VALUES (1)",
         VARIABLE,
     ),
-    # MariaDB's alone: no routine at all.
+    "LAST_INSERT_ID(x) in a view": Gap(
+        ("CREATE VIEW v AS SELECT LAST_INSERT_ID(88) AS a",),
+        "SELECT * FROM v",
+        "SELECT LAST_INSERT_ID() = 88",
+        "SELECT LAST_INSERT_ID(88)",
+    ),
+    # MariaDB's alone.
     "a sequence in a DEFAULT": Gap(
         ("CREATE SEQUENCE s", "CREATE TABLE t (a INT DEFAULT NEXT VALUE FOR s, b INT)"),
         "INSERT INTO t (b) VALUES (1)",
-        "SELECT LASTVAL(s) IS NOT NULL",
+        LAST_VALUE,
         "SELECT NEXT VALUE FOR s",
     ),
+    "a sequence in a view": Gap(
+        ("CREATE SEQUENCE s", "CREATE VIEW v AS SELECT NEXT VALUE FOR s AS a"), "SELECT * FROM v", LAST_VALUE
+    ),
+    "a sequence in a trigger": Gap(
+        (
+            "CREATE SEQUENCE s",
+            "CREATE TABLE t (a INT, b INT)",
+            "CREATE TRIGGER r BEFORE INSERT ON t FOR EACH ROW SET NEW.a = NEXT VALUE FOR s",
+        ),
+        "INSERT INTO t (b) VALUES (1)",
+        LAST_VALUE,
+    ),
+    "a variable of a package": Gap(PACKAGE, "SELECT {db}.p.step()", "SELECT {db}.p.step() > 1"),
+    "the GTID of the last transaction": Gap(
+        ("CREATE TABLE t (a INT)",), "INSERT INTO t VALUES (1)", "SELECT @@last_gtid <> ''"
+    ),
 }
+MARIADBS = [name for name in GAPS if name.startswith(("a sequence", "a variable", "the GTID"))]
 
 
 @pytest.fixture
@@ -85,12 +115,14 @@ def seen_by_the_next_lease(connect: Connect, reset: str, call: str, ask: str) ->
 @pytest.fixture(params=GAPS)
 def gap(request: pytest.FixtureRequest, server: Server, admin: Any, database: str) -> Gap:
     gap = GAPS[request.param]
-    if "SEQUENCE" in gap.setup[0] and not server.is_mariadb:
-        pytest.skip("MySQL has no sequences")
+    if request.param in MARIADBS and not server.is_mariadb:
+        pytest.skip("of MariaDB alone")
+    if "GTID" in request.param and run(admin, "SELECT @@GLOBAL.log_bin") == ((0,),):
+        pytest.skip("this server writes no binary log")
     run(admin, f"USE {database}")
     for sql in gap.setup:
         run(admin, sql)
-    return gap
+    return gap._replace(call=gap.call.replace("{db}", database), ask=gap.ask.replace("{db}", database))
 
 
 def test_auto_does_not_see_what_a_routine_hides(connect: Connect, gap: Gap) -> None:
@@ -105,6 +137,19 @@ def test_always_undoes_it(connect: Connect, gap: Gap) -> None:
 def test_auto_sees_the_same_in_the_statement_itself(connect: Connect, gap: Gap) -> None:
     if gap.hidden:
         assert not seen_by_the_next_lease(connect, "auto", gap.hidden, gap.ask)
+
+
+def test_found_rows_of_an_earlier_lease_is_seen_behind_an_insert_alone(
+    connect: Connect, admin: Any, database: str
+) -> None:
+    run(admin, f"CREATE TABLE {database}.t (a INT)")
+    with connect("auto") as connection:
+        run(connection, "SELECT 1 UNION SELECT 2 UNION SELECT 3")
+    with connect("auto") as connection:
+        run(connection, "INSERT INTO t VALUES (1)")
+        found = run(connection, "SELECT FOUND_ROWS()")
+    with connect("auto") as connection:
+        assert found == ((3,),) != run(connection, "SELECT FOUND_ROWS()")
 
 
 @pytest.mark.parametrize("reset", ["auto", "always"])

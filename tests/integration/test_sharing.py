@@ -580,3 +580,62 @@ def test_in_one_thread_everything_is_as_in_pymysql(server: Server, database: str
         assert tell_all(lease, database) == expected
         Caller(lambda: ask(lease)).outcome()  # and it stays so once another thread has come
         assert tell_all(lease, database) == expected
+
+
+@pytest.mark.parametrize("pause_at", ["_give_back", "_part"])
+def test_closing_twice_at_once_leaves_the_session_alone(
+    server: Server, monkeypatch: pytest.MonkeyPatch, pause_at: str
+) -> None:
+    """Whoever comes second finds an object that is still open, and must not say goodbye on a wire that is handed on."""
+    kwargs = server.kwargs(pool={"max_size": 1})
+    lease = pooled_pymysql.connect(**kwargs)
+    number = lease.thread_id()
+    is_there, may_go_on = threading.Event(), threading.Event()
+    original = getattr(pooled_pymysql.Connection, pause_at)
+
+    def pausing(self: Any, *args: Any) -> Any:
+        is_there.set()
+        assert may_go_on.wait(10)
+        return original(self, *args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pooled_pymysql.Connection, pause_at, pausing)
+        first = threading.Thread(target=lease.close)
+        first.start()
+        assert is_there.wait(10)
+        with pytest.raises(pymysql.err.Error, match="Already closed"):
+            lease.close()
+        may_go_on.set()
+        first.join(10)
+    assert not lease.open
+    with pooled_pymysql.connect(**kwargs) as lease:
+        lease.ping()
+        assert lease.thread_id() == number
+
+
+def test_statement_that_was_cut_off_is_lost_also_where_the_connection_is_made_again_at_once(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lease = pooled_pymysql.connect(**server.kwargs(pool={"max_size": 2}))
+    prepare, end_turn = lease._prepare_to_write, lease._end_turn
+    closing, connecting = threading.Thread(target=lease.close), threading.Thread(target=lease.connect)
+
+    def close_and_connect(_: Any) -> None:
+        monkeypatch.setattr(pooled_pymysql.Connection, "_prepare_to_write", original)
+        closing.start()
+        closing.join(10)
+        connecting.start()
+        prepare()
+
+    def end_turn_late(_: Any) -> None:
+        wait_until(lambda: lease.open)
+        end_turn()
+
+    original = pooled_pymysql.Connection._prepare_to_write
+    monkeypatch.setattr(pooled_pymysql.Connection, "_prepare_to_write", close_and_connect)
+    monkeypatch.setattr(pooled_pymysql.Connection, "_end_turn", end_turn_late)
+    with pytest.raises(pymysql.err.OperationalError, match="Lost connection"):
+        lease.commit()
+    connecting.join(10)
+    lease.ping()
+    lease.close()

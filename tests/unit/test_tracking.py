@@ -127,10 +127,46 @@ def test_an_xa_statement_never_passes_for_something_that_a_reset_undoes(
 
 
 @pytest.mark.parametrize(
-    "sql", ["XA START 'x'", " /* x */ xa\tprepare 'x'", "(XA RECOVER)", "SET ROLE r", "set/**/role none"]
+    "sql",
+    [
+        "XA START 'x'",
+        " /* x */ xa\tprepare 'x'",
+        "(XA RECOVER)",
+        "SET ROLE r",
+        "set/**/role none",
+        "SET @@session.optimizer_trace = 'enabled=on'",
+        "SET SESSION AUTHORIZATION u@'%'",
+        "SET /* x */ PASSWORD = 'x'",
+        "/* x */ binlog 'x'",
+        "SELECT 1; BINLOG 'x'",
+        "DO 1; SET SESSION\nAUTHORIZATION u@'%'",
+        "/*!50000 BINLOG 'x' */",
+        "GRANT SELECT ON a.* TO u",
+        "revoke all on *.* from current_user",
+        "ALTER USER u IDENTIFIED BY 'x'",
+        "DROP /* x */ USER IF EXISTS u",
+        "RENAME\tUSER u TO v",
+        "CREATE OR REPLACE USER u",
+    ],
 )
 def test_what_nothing_undoes_retires_the_session(sql: str) -> None:
     assert marks(sql) & RETIRE
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "ALTER TABLE users ADD password INT",
+        "DROP TABLE user_role",
+        "CREATE TABLE user (role INT, password INT)",
+        "SELECT role, password, resource FROM user WHERE name = 'x@y'; SELECT 2",
+        'SELECT password FROM user WHERE name = "x@y"',
+        "SHOW BINLOG EVENTS",
+        "CALL set_role()",
+    ],
+)
+def test_what_only_sounds_like_that_does_not(sql: str) -> None:
+    assert not marks(sql) & RETIRE
 
 
 @given(any_blanks, any_case("set"), any_blanks.filter(bool), st.sampled_from(["role", "resource"]), any_blanks)

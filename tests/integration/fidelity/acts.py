@@ -45,6 +45,7 @@ class Act:
     keeps: bool = False  # the session must stay in the pool
     blocks: bool = False  # holds what others wait for
     costly: bool = False  # takes a second
+    alters_account: bool = False  # new connections are not what they were
 
     def is_of(self, scene: Scene) -> bool:
         """Say whether the scene's server can do it."""

@@ -37,6 +37,8 @@ ACTS = [
             "p_results",
             "p_mode",
             "p_one_shot",
+            "p_profile",
+            "p_trace",
         )
     ),
     Act("callproc_with_parameters", _callproc_with_parameters),
@@ -56,6 +58,15 @@ ACTS = [
     statements("function_sets_variable_then_select", "SELECT {db}.f_set()", "SELECT 1"),
     statements("function_sets_variable_then_commit", "BEGIN", "SELECT {db}.f_set()", "COMMIT"),
     statements("function_sets_role", "SELECT {db}.f_role()", family="mariadb"),
+    statements("function_sets_role_in_do", "DO {db}.f_role()"),
+    statements("function_sets_role_in_set", "SET @a = {db}.f_role()"),
+    statements("function_sets_role_in_create", "CREATE TEMPORARY TABLE {db}.tmp AS SELECT {db}.f_role()"),
+    statements("function_sets_role_in_analyze", "ANALYZE SELECT {db}.f_role()", family="mariadb"),
+    statements(
+        "function_sets_role_in_explain", "EXPLAIN ANALYZE SELECT {db}.f_role() FROM {db}.t", "DO 1", family="mysql"
+    ),
+    statements("function_sets_role_then_touch", "SELECT {db}.f_role()", "SET @a = 1"),
+    statements("function_sets_role_and_fails", "SELECT {db}.f_role_signal()", errors=(1644,)),
     statements("function_takes_next_value", "SELECT {db}.f_next()", family="mariadb"),
     statements("trigger_sets_variable", "INSERT INTO {db}.triggered (v) VALUES (5)"),
     statements("trigger_in_transaction", "BEGIN", "INSERT INTO {db}.triggered (v) VALUES (6)", "ROLLBACK"),
@@ -65,6 +76,12 @@ ACTS = [
 # Neither the text nor the server's replies show these.
 HIDDEN = [
     statements("next_value_by_default", "INSERT INTO {db}.numbered (v) VALUES (1)", family="mariadb"),
+    statements("next_value_in_view", "SELECT * FROM {db}.v_next", family="mariadb"),
+    statements("next_value_in_trigger", "INSERT INTO {db}.numbered_late (v) VALUES (1)", family="mariadb"),
+    statements("package_variable", "SELECT {db}.counter.step()", family="mariadb"),
+    statements("hidden_native_lock_in_view", "SELECT * FROM {db}.v_native_lock"),
+    statements("hidden_insert_id_in_view", "SELECT * FROM {db}.v_insert_id"),
+    statements("hidden_resource_group_in_function", "SELECT {db}.f_group()", family="mysql"),
     statements("hidden_lock_in_function", "SELECT {db}.f_lock()"),
     statements("hidden_lock_in_view", "SELECT * FROM {db}.v_lock"),
     statements("hidden_lock_in_trigger", "INSERT INTO {db}.locking (v) VALUES (1)"),

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import dataclasses
+import struct
 import uuid
 from collections.abc import Iterator
 from functools import partial
@@ -20,6 +22,18 @@ from servers import Server
 ROWS = 5
 LOCKS = ("fidelity", "fidelity_2")  # names for GET_LOCK
 XIDS = ("fidelity_a", "fidelity_b")
+
+
+def _event(kind: int, body: bytes) -> str:
+    """Make an event of a binary log, as BINLOG takes it."""
+    return base64.b64encode(struct.pack("<IBIIIH", 0, kind, 1, 19 + len(body), 0, 0) + body).decode()
+
+
+# A session that has read a FORMAT_DESCRIPTION_EVENT (of a 5.1 server, with the lengths of its 27 kinds of events) reads
+# others in that format from then on; one that has not refuses a TABLE_MAP_EVENT, even an empty one, for want of it.
+_LENGTHS = bytes.fromhex("380d0008001200040404041200005400041a080000000808080200")
+FORMAT_EVENT = _event(15, struct.pack("<H50sIB", 4, b"5.1.50", 0, 19) + _LENGTHS)
+TABLE_EVENT = _event(19, bytes(8))
 
 TABLES = """
 CREATE TABLE {db}.t (id INT PRIMARY KEY AUTO_INCREMENT, v VARCHAR(100)) ENGINE=InnoDB
@@ -68,8 +82,14 @@ CREATE PROCEDURE {db}.p_one_shot() SET TRANSACTION ISOLATION LEVEL READ UNCOMMIT
 CREATE PROCEDURE {db}.p_out(OUT x INT) SET x = 7
 CREATE TRIGGER {db}.on_triggered BEFORE INSERT ON {db}.triggered FOR EACH ROW SET @from_trigger = NEW.v
 CREATE TRIGGER {db}.on_locking BEFORE INSERT ON {db}.locking FOR EACH ROW SET NEW.v = GET_LOCK('fidelity', 0)
+CREATE FUNCTION {db}.f_role_signal() RETURNS INT NO SQL SQL SECURITY INVOKER \
+BEGIN SET ROLE {role}; SIGNAL SQLSTATE '45000'; RETURN 1; END
+CREATE PROCEDURE {db}.p_trace() BEGIN SET optimizer_trace = 'enabled=on'; DO (SELECT COUNT(*) FROM {db}.t); END
+CREATE PROCEDURE {db}.p_profile() BEGIN SET profiling = 1; DO 1; SET profiling = 0; END
 CREATE VIEW {db}.v_set AS SELECT {db}.f_set() AS x
 CREATE VIEW {db}.v_lock AS SELECT {db}.f_lock() AS x
+CREATE VIEW {db}.v_native_lock AS SELECT GET_LOCK('fidelity', 0) AS x
+CREATE VIEW {db}.v_insert_id AS SELECT LAST_INSERT_ID(88) AS x
 CREATE VIEW {db}.v_into AS SELECT {db}.f_into() AS x
 """
 
@@ -78,6 +98,17 @@ CREATE SEQUENCE {db}.seq
 CREATE TABLE {db}.numbered (id BIGINT DEFAULT NEXTVAL({db}.seq), v INT) ENGINE=InnoDB
 CREATE PROCEDURE {db}.p_use() EXECUTE IMMEDIATE 'USE {scratch}'
 CREATE FUNCTION {db}.f_next() RETURNS BIGINT DETERMINISTIC MODIFIES SQL DATA RETURN NEXTVAL({db}.seq)
+CREATE VIEW {db}.v_next AS SELECT NEXTVAL({db}.seq) AS x
+CREATE TABLE {db}.numbered_late (id BIGINT, v INT) ENGINE=InnoDB
+CREATE TRIGGER {db}.on_numbered_late BEFORE INSERT ON {db}.numbered_late FOR EACH ROW SET NEW.id = NEXTVAL({db}.seq)
+SET sql_mode = 'ORACLE'
+CREATE PACKAGE {db}.counter AS FUNCTION step RETURN INT; END
+CREATE PACKAGE BODY {db}.counter AS n INT := 0; FUNCTION step RETURN INT AS BEGIN n := n + 1; RETURN n; END; END
+SET sql_mode = DEFAULT
+"""
+
+MYSQL_ONLY = """
+CREATE FUNCTION {db}.f_group() RETURNS INT NO SQL BEGIN SET RESOURCE GROUP {resource_group}; RETURN 1; END
 """
 
 # What any act may have done to the tables.
@@ -116,9 +147,13 @@ class Scene:
     def family(self) -> str:
         return "mariadb" if self.server.is_mariadb else "mysql"
 
+    @property
+    def user(self) -> str:
+        return self.server.user
+
     def fill(self, text: str) -> str:
         """Put this scene's names into a statement."""
-        for name in ("db", "scratch", "role", "resource_group", "folder"):
+        for name in ("db", "scratch", "role", "resource_group", "folder", "user"):
             text = text.replace(f"{{{name}}}", str(getattr(self, name)))
         return text
 
@@ -186,12 +221,14 @@ def a_scene(server: Server, folder: Path) -> Iterator[Scene]:
 
 
 def _build(scene: Scene) -> None:
-    scene.manage("CREATE DATABASE {db}", "CREATE DATABASE {scratch}", "CREATE ROLE {role}")
+    # No server has this collation by default: a session shows the one of its database.
+    scene.manage("CREATE DATABASE {db} CHARACTER SET utf8mb4 COLLATE utf8mb4_bin")
+    scene.manage("CREATE DATABASE {scratch}", "CREATE ROLE {role}")
     if scene.resource_group:
         scene.manage("CREATE RESOURCE GROUP {resource_group} TYPE = USER")
     servers.create_account(scene.admin, scene.server.user, scene.server.password)
     scene.manage("GRANT SELECT ON {db}.* TO {role}", f"GRANT {{role}} TO {scene.server.user}@'%'")
-    for text in (TABLES, ROUTINES, MARIADB_ONLY if scene.server.is_mariadb else ""):
+    for text in (TABLES, ROUTINES, MARIADB_ONLY if scene.server.is_mariadb else MYSQL_ONLY):
         scene.manage(*text.strip().splitlines())
     (scene.folder / "rows.txt").write_text("a\nb\nc\n")
     scene.server.connect().close()  # MySQL remembers an account's first login, after which it needs no TLS

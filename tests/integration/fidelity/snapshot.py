@@ -11,7 +11,7 @@ import pymysql
 from pymysql.connections import Connection
 from pymysql.constants import SERVER_STATUS
 
-from .scene import LOCKS, Scene, answer
+from .scene import LOCKS, TABLE_EVENT, Scene, answer
 
 Probe = Callable[[Any, Scene], Any]
 
@@ -160,10 +160,14 @@ LATER: dict[str, Probe] = {
     "text_comes_back": text_comes_back,
     "rows": sees_what_is_committed,
     "profiles": _asking("SHOW PROFILES"),
+    "traces": _asking("SELECT QUERY FROM information_schema.OPTIMIZER_TRACE"),
+    "rights": _asking("SELECT 0 * COUNT(*) FROM information_schema.INNODB_TRX"),  # an error for who lacks PROCESS
+    "reads_binlog": _asking(f"BINLOG '{TABLE_EVENT}'"),
     "temporary_tables": _asking_all("SELECT * FROM {db}.tmp", "SELECT * FROM {db}.tmp_2"),
     "prepared": _asking("EXECUTE fidelity_a"),
     "handlers": _asking("HANDLER fidelity_handler READ FIRST"),
     "savepoint": _asking("ROLLBACK TO SAVEPOINT fidelity"),
+    "package": _asking("SELECT {db}.counter.step()"),  # MariaDB's
     "sequence": _asking("SELECT PREVIOUS VALUE FOR {db}.seq"),  # MariaDB's
 }
 
@@ -179,7 +183,7 @@ def seen_by_others(connection: Connection[Any], scene: Scene) -> dict[str, Any]:
     ask = partial(answer, scene.admin)
     seen: dict[str, Any] = {
         "named_locks": ask(f"SELECT {', '.join(f'IS_USED_LOCK({name!r})' for name in LOCKS)}"),
-        "unlocked_rows": ask(scene.fill("SELECT id FROM {db}.plain FOR UPDATE SKIP LOCKED")),
+        "locked_rows": locked_rows(scene),
         "write": ask(scene.fill("UPDATE {db}.t SET v = v WHERE FALSE")),
     }
     if scene.server.is_mariadb:
@@ -195,8 +199,17 @@ def seen_by_others(connection: Connection[Any], scene: Scene) -> dict[str, Any]:
 def transaction(connection: Connection[Any], scene: Scene) -> dict[str, Any]:
     """Return what is known of a connection's transaction without running a statement in it."""
     seen = seen_by_others(connection, scene)
-    known = {name: seen.get(name) for name in ("in_transaction", "transaction", "data_locks", "unlocked_rows")}
+    known = {name: seen.get(name) for name in ("in_transaction", "transaction", "data_locks", "locked_rows")}
     return known | {"status": connection.server_status & SERVER_STATUS.SERVER_STATUS_IN_TRANS}
+
+
+def locked_rows(scene: Scene) -> Any:
+    """List the committed rows that somebody has locked: which rows there are is no matter of the connection's."""
+    rows = answer(scene.admin, scene.fill("SELECT id FROM {db}.plain"))
+    unlocked = answer(scene.admin, scene.fill("SELECT id FROM {db}.plain FOR UPDATE SKIP LOCKED"))
+    if isinstance(rows, str) or isinstance(unlocked, str):
+        return rows, unlocked
+    return [row for row in rows if row not in unlocked]
 
 
 def is_in_transaction(scene: Scene, thread: int) -> bool:
@@ -246,6 +259,8 @@ def take(connection: Connection[Any], scene: Scene, names: Iterable[str], *, new
     seen: dict[str, Any] = {"attributes": attributes(connection)}
     if new:
         like_new(connection, scene)
+    # On MySQL whoever is the first to open a table after FLUSH TABLES keeps a lock of its schema for the transaction.
+    answer(scene.admin, scene.fill("SELECT 1 FROM {db}.t, {db}.plain, {db}.dirty LIMIT 0"))
     for number, name in enumerate(names):
         try:
             seen[name] = PROBES[name](connection, scene)

@@ -99,6 +99,8 @@ ACTS = [
     harmless("begin_snapshot", "START TRANSACTION WITH CONSISTENT SNAPSHOT"),
     harmless("savepoints", "BEGIN", "SAVEPOINT fidelity", "DELETE FROM {db}.t", "ROLLBACK TO SAVEPOINT fidelity"),
     harmless("savepoint_left", "BEGIN", "INSERT INTO {db}.plain VALUES (9, 9)", "SAVEPOINT fidelity"),
+    harmless("savepoint_alone", "SAVEPOINT fidelity"),
+    harmless("savepoint_behind_commit", "SELECT id FROM {db}.t", "COMMIT", "SAVEPOINT fidelity"),
     harmless("savepoint_released", "BEGIN", "SAVEPOINT fidelity", "RELEASE SAVEPOINT fidelity", "COMMIT"),
     statements("commit_and_chain", "BEGIN", "DELETE FROM {db}.t WHERE id = 1", "COMMIT AND CHAIN"),
     statements("rollback_and_chain", "BEGIN", "ROLLBACK AND CHAIN"),

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from .acts import Act, Stage, statements
+from .scene import FORMAT_EVENT
 
 
 def _variables() -> list[Act]:
@@ -180,6 +183,23 @@ def _objects() -> list[Act]:
         ),
         statements("set_value", "SELECT SETVAL({db}.seq, 50)", family="mariadb"),
         statements("profiled", "SET profiling = 1", "SELECT 1", "SET profiling = 0"),
+        statements("profiled_in_comment", "/*!50000 SET profiling = 1 */", "SELECT 1"),
+        statements("profiled_behind_semicolon", "SELECT 1; SET profiling = 1", "SELECT 2"),
+        statements("profiled_prepared", "PREPARE fidelity_a FROM 'SET profiling = 1'", "EXECUTE fidelity_a"),
+        statements("profiled_immediate", "EXECUTE IMMEDIATE 'SET profiling = 1'", family="mariadb"),
+        statements("profiled_of_block", "BEGIN NOT ATOMIC SET profiling = 1; END", "SELECT 1", family="mariadb"),
+        statements("traced", "SET optimizer_trace = 'enabled=on'", "SELECT * FROM {db}.t"),
+        statements("traced_before", *(f"SET optimizer_trace = 'enabled={mode}'" for mode in ("on", "off"))),
+        statements("traced_behind_semicolon", "SELECT 1; SET optimizer_trace = 'enabled=on'", "SELECT 2"),
+        statements(
+            "traced_prepared",
+            "PREPARE fidelity_a FROM 'SET optimizer_trace = 1'",
+            "EXECUTE fidelity_a",
+            "SELECT 1",
+            errors=(0, 1295),
+        ),
+        statements("binlog", f"BINLOG '{FORMAT_EVENT}'"),
+        statements("binlog_behind_semicolon", f"SELECT 1; BINLOG '{FORMAT_EVENT}'"),
         statements("insert_id_of_expression", "SELECT LAST_INSERT_ID(77)"),
         statements("insert_id_in_transaction", "BEGIN", "SELECT LAST_INSERT_ID(79)"),
         statements("insert_id_of_update", "UPDATE {db}.t SET v = LAST_INSERT_ID(78) WHERE id = 1"),
@@ -191,6 +211,21 @@ def _objects() -> list[Act]:
         statements(
             "insert_id_of_negative", "INSERT INTO {db}.t VALUES (-3, 'x')", mend=("DELETE FROM {db}.t WHERE id < 0",)
         ),
+    ]
+
+
+def _of_the_account() -> list[Act]:
+    """Make acts after which the account's new connections are not what they were."""
+    act = partial(statements, alters_account=True)
+    rights = ("GRANT ALL ON *.* TO {user}@'%' WITH GRANT OPTION",)
+    no_role = ("ALTER USER {user}@'%' DEFAULT ROLE NONE",)
+    of_mariadb = ("SET DEFAULT ROLE NONE FOR {user}@'%'",)
+    return [
+        act("revoke", "REVOKE PROCESS ON *.* FROM {user}@'%'", mend=rights),
+        act("revoke_own", "/* x */ REVOKE PROCESS ON *.* FROM CURRENT_USER", mend=rights),
+        act("default_role_of_mariadb", "SET DEFAULT ROLE {role}", family="mariadb", mend=of_mariadb),
+        act("default_role", "SET DEFAULT ROLE {role} TO {user}@'%'", family="mysql", mend=no_role),
+        act("default_role_by_alter", "ALTER USER {user}@'%' DEFAULT ROLE {role}", family="mysql", mend=no_role),
     ]
 
 
@@ -228,6 +263,11 @@ def _who_and_where() -> list[Act]:
         statements("use_behind_comment", "/* x */ USE {scratch}"),
         statements("use_immediate", "EXECUTE IMMEDIATE 'USE {scratch}'", family="mariadb"),
         statements("use_by_call", "CALL {db}.p_use()", family="mariadb"),
+        statements(
+            "collation_of_database",
+            "ALTER DATABASE {db} COLLATE utf8mb4_general_ci",
+            mend=("ALTER DATABASE {db} COLLATE utf8mb4_bin",),
+        ),
         statements("drop_current_database", "USE {scratch}", "DROP DATABASE {scratch}", mend=again),
         statements("drop_other_database", "DROP SCHEMA {scratch}", mend=again),
         statements("drop_database_behind_semicolon", "USE {scratch}; DROP DATABASE {scratch}", mend=again),
@@ -285,6 +325,7 @@ ACTS = [
     *_user_variables(),
     *_named_locks(),
     *_objects(),
+    *_of_the_account(),
     *_who_and_where(),
     *_unseen_by_server(),
     *_xa(),

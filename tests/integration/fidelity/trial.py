@@ -72,6 +72,8 @@ class Trial:
         try:
             errors = self.perform(performed, ending)
             second, kept = self.next_lease()
+            if any(act.alters_account for act in performed):
+                _snapshots.clear()
             return Outcome(self._compare(second, names), kept, errors)
         finally:
             self.mend(performed)
@@ -91,7 +93,7 @@ class Trial:
         return found
 
     def of_new_connection(self, names: Sequence[str]) -> dict[str, Any]:
-        """Return the snapshot of a new connection, taken once for each order of questions: no act alters it."""
+        """Return the snapshot of a new connection, taken once for each order of questions: few acts alter it."""
         key = (id(self.scene), *names, *map(str, self.arguments.items()))
         if key not in _snapshots:
             new = self.connect()
@@ -106,6 +108,8 @@ class Trial:
         pooled_pymysql.close_pools()
         self.scene.wait_for(set())
         self.scene.mend(*(statement for act in performed for statement in act.mend))
+        if any(act.alters_account for act in performed):
+            _snapshots.clear()
 
 
 _snapshots: dict[tuple[Any, ...], dict[str, Any]] = {}
