@@ -148,6 +148,9 @@ def test_an_init_command_of_the_users_and_the_isolation_level_both_hold(
     connection = use(options={"pool": True, **options}, PORT=proxy.port)
     session_id(connection)
     connection.close()
+    if own:  # the level was set on the session, which is reset
+        reset = (31, b"")
+        wait_until(lambda: reset in proxy.commands and "SET autocommit" in proxy.statements()[-1], what="the reset")
     proxy.clear()
     assert ask(connection, "SELECT @@sql_mode") == "STRICT_TRANS_TABLES"
     sent = [text for text in proxy.statements() if not text.startswith("SELECT @@sql_mode")]
