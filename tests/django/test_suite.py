@@ -41,6 +41,10 @@ else:
 # That test imports MySQLdb, without which our backend works.
 KNOWN_DIFFERENCES = {"engine": {QUOTES: ("failed", "error ModuleNotFoundError")}, "installed": {}}
 
+# It asks whether anything at all is left to the garbage collector, as the pool's replies of resets are: they refer to
+# themselves (`restoration.Reply`). So with us it may fail, by when the collector runs.
+UNSTEADY = {"backends.base.test_base.DatabaseWrapperTests.test_release_memory_without_garbage_collection"}
+
 pytestmark = pytest.mark.timeout(LONGEST * 2.5)
 
 
@@ -132,7 +136,10 @@ def test_plain_pymysql_fails_what_is_known_and_nothing_else(results: Any, server
 
 @pytest.mark.parametrize("way", ["engine", "installed"])
 def test_results_are_those_of_plain_pymysql(results: Any, way: str) -> None:
-    assert differences(results("plain"), results(way)) == KNOWN_DIFFERENCES[way]
+    found = differences(results("plain"), results(way))
+    for test in UNSTEADY & found.keys():
+        assert found.pop(test) == ("passed", "failed")
+    assert found == KNOWN_DIFFERENCES[way]
 
 
 def test_a_difference_is_noticed() -> None:
