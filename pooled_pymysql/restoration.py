@@ -170,7 +170,8 @@ class Reply:
         self._command = command
         self._has_tracking = has_tracking
         self._sequence = 1
-        self._stage: Callable[[bytes], bool] = self._first
+        # A function, since a method that is bound to this reply would make it a cycle.
+        self._stage: Callable[[Reply, bytes], bool] = Reply._first
         self._columns = 0
         self._rows: list[bytes] = []
 
@@ -184,7 +185,7 @@ class Reply:
         if sequence != self._sequence or data[0] == 0xFF:
             raise NotRestorable("bad reply")
         self._sequence = (sequence + 1) & 0xFF
-        return self._stage(data)
+        return self._stage(self, data)
 
     def _first(self, data: bytes) -> bool:
         if data[0] == 0:
@@ -193,17 +194,17 @@ class Reply:
         if not count:
             raise NotRestorable("bad reply")
         self._columns = count
-        self._stage = self._column
+        self._stage = Reply._column
         return False
 
     def _column(self, _data: bytes) -> bool:
         self._columns -= 1
         if self._columns == 0:
-            self._stage = self._row if self._has_tracking else self._end_of_columns
+            self._stage = Reply._row if self._has_tracking else Reply._end_of_columns
         return False
 
     def _end_of_columns(self, _data: bytes) -> bool:
-        self._stage = self._row
+        self._stage = Reply._row
         return False
 
     def _row(self, data: bytes) -> bool:
@@ -215,7 +216,7 @@ class Reply:
 
     def _end(self, status: int) -> bool:
         if status & STATUS_MORE_RESULTS:
-            self._stage = self._first
+            self._stage = Reply._first
             return False
         if status & STATUS_IN_TRANS:  # an XA transaction survives
             raise NotRestorable("still in a transaction")

@@ -1,0 +1,1 @@
+"""A small site on one database."""
