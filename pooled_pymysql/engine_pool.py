@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Self
 
-from pymysql import connections
+from pymysql.connections import Connection as PlainConnection
 from sqlalchemy import exc, util
 from sqlalchemy.pool import NullPool
 
@@ -73,7 +73,7 @@ class LeasePool(NullPool):
                 connection = ask(record)
             finally:
                 asking.reset(token)
-            if isinstance(connection, connections.Connection) and not isinstance(connection, Connection):
+            if isinstance(connection, PlainConnection) and not isinstance(connection, Connection):
                 self._warn_of_plain_connection()
             return connection
 
