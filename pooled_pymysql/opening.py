@@ -24,7 +24,7 @@ _TRACKS_TIMEOUT = pymysql.VERSION >= (1, 2)  # PyMySQL remembers the socket's ti
 
 _BOTH = CLIENT_SESSION_TRACK | CLIENT_DEPRECATE_EOF
 
-_MOST_AHEAD = 4096  # bytes: more than the replies that an opening asks for, unless init_command brings rows
+_MOST_AHEAD = 448  # bytes: more than most replies of an opening; larger buffers cost each session a page of memory
 
 
 class Wire(Tracked):
