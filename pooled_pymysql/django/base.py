@@ -8,7 +8,7 @@ import re
 import weakref
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any, ClassVar, NoReturn
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
 from django.core.exceptions import ImproperlyConfigured
 from django.db import IntegrityError
@@ -24,12 +24,35 @@ from pooled_pymysql.converters import conversions
 from .mysql import load_backend
 
 _parent = load_backend()
-_Wrapper: Any = _parent.DatabaseWrapper
-_Cursor: Any = _parent.CursorWrapper
-_Creation: Any = _Wrapper.creation_class
+if TYPE_CHECKING:  # Django has no types: what of it is called from here
+
+    class _Cursor:
+        cursor: Any
+        codes_for_integrityerror: tuple[int, ...]
+
+        def __init__(self, cursor: Any) -> None: ...
+
+    class _Creation:
+        connection: Any
+
+        def __init__(self, connection: Any) -> None: ...
+        def _create_test_db(self, *args: Any, **kwargs: Any) -> Any: ...
+        def _destroy_test_db(self, *args: Any, **kwargs: Any) -> None: ...
+
+    class _Wrapper:
+        mysql_server_data: Any
+
+        def __init__(self, *args: Any, **kwargs: Any) -> None: ...
+        def __getattr__(self, name: str) -> Any: ...
+        def get_connection_params(self) -> dict[str, Any]: ...
+        def init_connection_state(self) -> None: ...
+else:
+    _Wrapper = _parent.DatabaseWrapper
+    _Cursor = _parent.CursorWrapper
+    _Creation = _Wrapper.creation_class
 _wrappers: weakref.WeakSet[Any] = weakref.WeakSet()  # for a forked child
 
-django_conversions = {**conversions, FIELD_TYPE.TIME: typecast_time}
+django_conversions: dict[Any, Any] = {**conversions, FIELD_TYPE.TIME: typecast_time}
 
 # An init_command that Django's documentation recommends, and that connect() has an argument for.
 _SETS_SQL_MODE = re.compile(r"\s*SET\s+(?:SESSION\s+|@@(?:SESSION\.)?)?sql_mode\s*=\s*'([^'\\]*)'[\s;]*", re.IGNORECASE)
