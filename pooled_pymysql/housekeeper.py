@@ -164,12 +164,18 @@ class Housekeeper:
 
     def _run(self) -> None:
         pause = TICK
-        while self._begin():
-            with contextlib.suppress(queue.Empty):
-                self._hand_out(self._inbox.get(timeout=pause))
-                while not self._stopping:
-                    self._hand_out(self._inbox.get_nowait())
-            pause = self._tick_all()
+        try:
+            while self._begin():
+                with contextlib.suppress(queue.Empty):
+                    self._hand_out(self._inbox.get(timeout=pause))
+                    while not self._stopping:
+                        self._hand_out(self._inbox.get_nowait())
+                pause = self._tick_all()
+        finally:  # whatever has ended it (SystemExit, an exception from outside), the next to ask starts another
+            with self._lock:
+                if self._thread is threading.current_thread():
+                    self._thread = None
+                    self._is_running = False
 
     def _begin(self) -> bool:
         """Say whether the thread goes on; it is forgotten otherwise."""

@@ -23,6 +23,7 @@ from .replies import IN_FLIGHT, LANDED, PREPARING, RESULT_OPEN, Result, Tracked
 from .tracking import TOUCHED
 
 _OUT_OF_SYNC = CR.CR_COMMANDS_OUT_OF_SYNC
+CLOSED_MEANWHILE = "Lost connection to MySQL server during query (closed meanwhile)"
 
 
 class _Thread:
@@ -157,8 +158,7 @@ class Shared(Tracked[C]):
         if self._leftovers or self._alarms:
             self._end_turn()
         if isinstance(error, AttributeError | ValueError) and was_closed:
-            text = "Lost connection to MySQL server during query (closed meanwhile)"
-            raise err.OperationalError(CR.CR_SERVER_LOST, text) from None
+            raise err.OperationalError(CR.CR_SERVER_LOST, CLOSED_MEANWHILE) from None
 
     def _end_turn(self) -> None:
         """Do what was left to whoever ends the turn, and wake those who wait for a result that is not open any more."""

@@ -21,7 +21,7 @@ from .liveness import wait_readable
 from .packets import MAX_PACKET, Ok
 from .replies import IN_FLIGHT, PREPARING, RESULT_OPEN, Result
 from .session import Session
-from .sharing import Shared, _here
+from .sharing import CLOSED_MEANWHILE, Shared, _here
 from .tracking import (
     DATABASE,
     EXECUTED,
@@ -170,7 +170,8 @@ class Speaker(Shared[C]):
     def finish_results(self) -> None:
         """Read what is left of the last command's results, as PyMySQL does before the next command; in a turn."""
         result = self._open
-        assert result is not None
+        if result is None:  # another thread is closing the connection just now
+            raise err.OperationalError(CR.CR_SERVER_LOST, CLOSED_MEANWHILE)
         if result.unbuffered_active:
             if not result.abandoned:
                 warnings.warn("Previous unbuffered result was left incomplete", stacklevel=8)

@@ -460,3 +460,30 @@ def test_helper_does_the_next_job_too_and_ends_soon() -> None:
     assert done == [helper, helper]
     wait_until(lambda: not helper.is_alive(), what="the end of a helper without work")
     assert (housekeeper._helpers, housekeeper._spare) == (set(), [])
+
+
+class Ending:
+    """Ends the thread that ticks it, once."""
+
+    def __init__(self) -> None:
+        self.ticks = 0
+
+    def tick(self) -> float | None:
+        self.ticks += 1
+        if self.ticks == 1:
+            raise SystemExit
+        return None
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_housekeeper_that_was_ended_is_replaced() -> None:
+    housekeeper = registry._registry.housekeeper
+    ending = Ending()
+    housekeeper.watch(ending)
+    housekeeper.wake()
+    wait_until(lambda: ending.ticks and housekeeper._thread is None, what="the end of the thread")
+    wait_until(lambda: not housekeeper._helpers, what="the end of helpers, which could do the job as well")
+    done = threading.Event()
+    assert housekeeper.run(done.set)
+    assert done.wait(5.0)
+    wait_until(lambda: ending.ticks == 2, what="another tick")

@@ -76,6 +76,16 @@ def test_each_thread_gets_its_own_answers(statements: int, server: Server, datab
     assert pool.stats().closed == {}
 
 
+def test_statement_behind_a_result_that_is_just_being_closed_fails_as_lost(server: Server) -> None:
+    with pooled_pymysql.connect(**server.kwargs()) as lease:
+        cursor = lease.cursor(SSCursor)
+        cursor.execute("SELECT 1 UNION ALL SELECT 2")
+        lease._open = None  # as close() has it in another thread, which has yet to take the socket
+        with pytest.raises(pymysql.err.OperationalError) as caught:
+            lease.query("SELECT 3")
+        assert caught.value.args[0] == 2013
+
+
 @pytest.mark.parametrize(
     "rounds",
     [15, pytest.param(1000, marks=[pytest.mark.slow, pytest.mark.timeout(900)])],
