@@ -22,6 +22,19 @@ _START_TIME = 1.0  # seconds that a thread has to begin
 _logger = logging.getLogger("pooled_pymysql")
 
 
+def _wait_for_system(thread: threading.Thread, deadline: float) -> None:
+    """Wait until the system has ended a thread that has ended for Python, where it can be seen (Linux).
+
+    Before Python 3.13 join() returns while the thread may still hold a lock of OpenSSL's, which tidies up after each
+    thread. A child that is forked at that moment would wait for the lock for ever.
+    """
+    if thread.native_id is None or thread.native_id == threading.get_native_id():  # a greenlet's is its hub's
+        return
+    task = f"/proc/self/task/{thread.native_id}"
+    while os.path.exists(task) and time.monotonic() < deadline:
+        time.sleep(0.0001)
+
+
 class Watched(Protocol):
     """A pool, as the housekeeper sees it."""
 
@@ -117,6 +130,7 @@ class Housekeeper:
         for thread in threads:
             if thread is not threading.current_thread() and thread.ident is not None:
                 thread.join(max(0.0, deadline - time.monotonic()))
+                _wait_for_system(thread, deadline)
         return not any(thread.is_alive() for thread in threads)
 
     def resume(self) -> None:

@@ -7,6 +7,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -487,3 +488,15 @@ def test_housekeeper_that_was_ended_is_replaced() -> None:
     assert housekeeper.run(done.set)
     assert done.wait(5.0)
     wait_until(lambda: ending.ticks == 2, what="another tick")
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="the system does not show its threads")
+def test_stopped_threads_have_ended_for_the_system_too() -> None:
+    housekeeper = registry._registry.housekeeper
+    for _ in range(100):
+        done: list[int] = []
+        assert housekeeper.run(lambda done=done: done.append(threading.get_native_id()))
+        wait_until(lambda done=done: done, what="the job's end")
+        assert housekeeper.stop(5.0)
+        assert not Path(f"/proc/self/task/{done[0]}").exists()
+        housekeeper.resume()
