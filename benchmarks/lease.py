@@ -102,7 +102,8 @@ def looked_up(dsn: str | None = None, /, *, pool: Any = None, **kwargs: Any) -> 
     """Make the call's key and find its recipe, with the lines of `connect()`: they cannot be called apart from it."""
     kwargs.pop("conv", None)
     try:
-        return registry._registry.recipes.get((dsn, pool, *kwargs.items()))
+        options = pool if type(pool) is not dict else registry._options_key(pool)
+        return registry._registry.recipes.get((dsn, options, *kwargs.items()))
     except TypeError:
         return None
 

@@ -13,7 +13,7 @@ import pooled_pymysql
 
 from .exceptions import PoolClosed, PoolFull, PoolTimeout
 from .lease import Connection
-from .options import OPTION_NAMES, PoolOptions, resolve
+from .options import OPTION_NAMES, PoolOptions, check_at_least, resolve
 
 _UNSET: Any = object()
 _TRIES = 5  # for a pool that others close meanwhile
@@ -319,8 +319,8 @@ def _from_engine_arguments(given: Mapping[str, Any]) -> _EngineOptions:
     """Return what QueuePool's arguments mean here; raises TypeError, ValueError for values that mean nothing."""
     found = _EngineOptions()
     if "pool_size" in given or "max_overflow" in given:
-        size = _check_integer("pool_size", given.get("pool_size", _POOL_SIZE), 0)
-        overflow = _check_integer("max_overflow", given.get("max_overflow", _MAX_OVERFLOW), -1)
+        size = check_at_least("pool_size", given.get("pool_size", _POOL_SIZE), 0)
+        overflow = check_at_least("max_overflow", given.get("max_overflow", _MAX_OVERFLOW), -1)
         has_limit = size > 0 and overflow >= 0
         found.add("max_size", size + overflow if has_limit else _NO_LIMIT, "pool_size with max_overflow")
     if "pool_timeout" in given:
@@ -336,12 +336,3 @@ def _from_engine_arguments(given: Mapping[str, Any]) -> _EngineOptions:
         util.warn("pool_use_lifo=False has no effect: the session that was used last is leased first; leave it out")
     resolve(found.options, {})  # tells wrong values now
     return found
-
-
-def _check_integer(name: str, value: Any, least: int) -> int:
-    wrong = f"{name} takes an int, at least {least}, not {value!r}"
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(wrong)
-    if value < least:
-        raise ValueError(wrong)
-    return value

@@ -18,7 +18,7 @@ from .blocks import Connection, not_gotten
 from .exceptions import GetConnectionFromPoolError, PoolClosed, PoolTimeout, ReturnConnectionToPoolError
 from .lease import Connection as Lease
 from .lease import make_lease
-from .options import OPTION_NAMES, PoolOptions, defaults, from_mapping, suggest
+from .options import OPTION_NAMES, PoolOptions, check_at_least, defaults, from_mapping, suggest
 from .pool import _UNSET, Pool
 from .registry import _call_key, _registry
 from .stock import _getpid, _monotonic
@@ -126,7 +126,7 @@ class ConnectionPool(Pool):
         numbers that make no sense.
         """
         left = None if timeout is None else _check_seconds("timeout", timeout)
-        tries = 1 + _check_count("retry_num", retry_num, 0)
+        tries = 1 + check_at_least("retry_num", retry_num, 0)
         pause = _check_seconds("retry_interval", retry_interval)
         started = _monotonic()
         deadline = None
@@ -297,23 +297,14 @@ def _split(kwargs: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
 
 def _check_sizes(size: int, maxsize: int | None, pre_create_num: int | None) -> int:
     """Return how many connections are opened at once."""
-    _check_count("size", size, 1)
-    if maxsize is not None and _check_count("maxsize", maxsize, 1) < size:
+    check_at_least("size", size, 1)
+    if maxsize is not None and check_at_least("maxsize", maxsize, 1) < size:
         raise ValueError(f"maxsize ({maxsize}) is below size ({size})")
     if pre_create_num is None:
         return size
-    if _check_count("pre_create_num", pre_create_num, 0) > size:
+    if check_at_least("pre_create_num", pre_create_num, 0) > size:
         raise ValueError(f"pre_create_num ({pre_create_num}) is above size ({size})")
     return pre_create_num
-
-
-def _check_count(name: str, value: Any, least: int) -> int:
-    wrong = f"{name} takes an int, at least {least}, not {value!r}"
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(wrong)
-    if value < least:
-        raise ValueError(wrong)
-    return value
 
 
 def _check_seconds(name: str, value: Any) -> float:

@@ -52,7 +52,7 @@ class Wire(Tracked):
         return left
 
     def _peek(self) -> bytes:
-        return b""  # never a buffer ahead: replies are read packet by packet
+        return b""  # replies are read packet by packet, by _read_bytes()
 
     def _read_bytes(self, num_bytes: int) -> bytes:
         ahead = self._ahead

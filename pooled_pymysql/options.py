@@ -15,6 +15,7 @@ __all__ = [
     "OPTION_NAMES",
     "PoolOptions",
     "Reset",
+    "check_at_least",
     "configure",
     "defaults",
     "from_environment",
@@ -76,6 +77,16 @@ def parse_number(text: str) -> int | float | None:
         return None
     number = float(text)
     return number if math.isfinite(number) else None
+
+
+def check_at_least(name: str, value: object, least: int) -> int:
+    """Return an argument that takes an int from `least` on; TypeError or ValueError, naming it, for anything else."""
+    wrong = f"{name} takes an int, at least {least}, not {value!r}"
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(wrong)
+    if value < least:
+        raise ValueError(wrong)
+    return value
 
 
 class _Kind(NamedTuple):
