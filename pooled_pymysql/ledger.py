@@ -17,7 +17,7 @@ LONGEST_DELAY = 0.8  # it doubles up to this: a server that is back is noticed w
 
 
 _TIMES_AS_LONG = 3  # as the last opening that went well may one take before it is overdue,
-_LEAST_PATIENCE, _MOST_PATIENCE = 0.05, 1.0  # but at least and at most so many seconds
+_LEAST_PATIENCE, _MOST_PATIENCE = 0.25, 1.0  # but at least and at most so many seconds
 _MOST_OVERDUE = 3  # times opening_limit
 
 _GRACE = 0.2  # seconds beyond its time limit before an opening is given up: as a rule it ends itself, and tells more

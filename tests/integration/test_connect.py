@@ -551,11 +551,13 @@ def test_callable_password_is_asked_once_a_physical_connection(account: Server) 
 
 
 def test_callable_password_may_give_another_one_each_time(account: Server, refusing: dict[str, Any]) -> None:
-    tokens = iter(["wrong", account.password.encode(), "wrong"])
-    kwargs = account.kwargs(password=lambda: next(tokens), **refusing)
+    token: str | bytes = "wrong"
+    kwargs = account.kwargs(password=lambda: token, **refusing)
     with pytest.raises(pymysql.err.OperationalError, match="1045"):
         pooled_pymysql.connect(**kwargs)
+    token = account.password.encode()
     with pooled_pymysql.connect(**kwargs):
+        token = "wrong"
         with pytest.raises(pymysql.err.OperationalError, match="1045"):
             pooled_pymysql.connect(**kwargs)
         assert counts() == (1, 0, 0)

@@ -250,7 +250,7 @@ class LedgerMachine(RuleBasedStateMachine):
 
     def patience(self) -> float:
         """Return how long an opening may take before it is overdue."""
-        return sorted([0.05, 3 * self.opening_took, 1])[1]
+        return sorted([0.25, 3 * self.opening_took, 1])[1]
 
     def is_counted_on(self, opening: Opening) -> bool:
         return self.now < self.openings[opening] + self.patience()
@@ -953,7 +953,7 @@ def test_opening_is_late_when_its_time_is_over() -> None:
     [
         pytest.param(None, 1, id="none has ended yet"),
         pytest.param(0.25, 0.75, id="three times the last"),
-        pytest.param(0.001, 0.05, id="but at least 50 ms"),
+        pytest.param(0.001, 0.25, id="but at least 0.25 s"),
         pytest.param(20, 1, id="but at most 1 s"),
     ],
 )
