@@ -23,16 +23,20 @@ _logger = logging.getLogger("pooled_pymysql")
 
 
 def _wait_for_system(thread: threading.Thread, deadline: float) -> None:
-    """Wait until the system has ended a thread that has ended for Python, where it can be seen (Linux).
+    """Wait until the system has ended a thread that has ended for Python.
 
     Before Python 3.13 join() returns while the thread may still hold a lock of OpenSSL's, which tidies up after each
     thread. A child that is forked at that moment would wait for the lock for ever.
     """
-    if thread.native_id is None or thread.native_id == threading.get_native_id():  # a greenlet's is its hub's
-        return
-    task = f"/proc/self/task/{thread.native_id}"
-    while os.path.exists(task) and time.monotonic() < deadline:
+    while _is_known_to_system(thread) and time.monotonic() < deadline:
         time.sleep(0.0001)
+
+
+def _is_known_to_system(thread: threading.Thread) -> bool:
+    """Say whether the system has yet to end a thread, where it can be seen (Linux)."""
+    if thread.native_id is None or thread.native_id == threading.get_native_id():  # a greenlet's is its hub's
+        return False
+    return os.path.exists(f"/proc/self/task/{thread.native_id}")
 
 
 class Watched(Protocol):
@@ -69,6 +73,7 @@ class Housekeeper:
             0.0  # when it must have (monotonic seconds): an interruption of Thread.start() may keep it from it
         )
         self._helpers: set[_Helper] = set()
+        self._leaving: list[threading.Thread] = []  # those that do no more work, but may not have ended for the system
         self._spare: list[_Helper] = []  # those that wait for another job; whoever takes one out gives it one
         self._stopping = False
         self._over = False
@@ -123,7 +128,7 @@ class Housekeeper:
         with self._lock:
             self._stopping = True
             self._over = for_good
-            threads = [*([self._thread] if self._thread is not None else []), *self._helpers]
+            threads = [*([self._thread] if self._thread is not None else []), *self._helpers, *self._leaving]
             while self._spare:
                 self._spare.pop().jobs.put(None)
         self.wake()
@@ -187,9 +192,16 @@ class Housekeeper:
                 pause = self._tick_all()
         finally:  # whatever has ended it (SystemExit, an exception from outside), the next to ask starts another
             with self._lock:
+                self._leave()
                 if self._thread is threading.current_thread():
                     self._thread = None
                     self._is_running = False
+
+    def _leave(self) -> None:
+        """Note that the calling thread is about to end, and forget those that have ended."""
+        me = threading.current_thread()
+        known = [one for one in self._leaving if one is not me and (one.is_alive() or _is_known_to_system(one))]
+        self._leaving = [*known, me]
 
     def _begin(self) -> bool:
         """Say whether the thread goes on; it is forgotten otherwise."""
@@ -198,6 +210,7 @@ class Housekeeper:
                 return False
             self._is_running = True
             if self._stopping or (not self._watched and self._inbox.empty()):
+                self._leave()
                 self._thread = None
                 self._is_running = False
                 return False
@@ -234,6 +247,7 @@ class Housekeeper:
                     self._spare.append(helper)
         finally:
             with self._lock:
+                self._leave()
                 self._helpers.discard(helper)
                 if helper in self._spare:
                     self._spare.remove(helper)

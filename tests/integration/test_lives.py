@@ -18,6 +18,7 @@ from servers import Server, wait_until
 
 import pooled_pymysql
 from pooled_pymysql import registry, stock
+from pooled_pymysql.housekeeper import Housekeeper
 
 COM_RESET_CONNECTION = 0x1F
 COM_QUIT = 0x01
@@ -488,6 +489,27 @@ def test_housekeeper_that_was_ended_is_replaced() -> None:
     assert housekeeper.run(done.set)
     assert done.wait(5.0)
     wait_until(lambda: ending.ticks == 2, what="another tick")
+
+
+def test_thread_that_is_just_ending_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    housekeeper = Housekeeper()
+    left, may_end = threading.Event(), threading.Event()
+    help_out = Housekeeper._help
+
+    def end_slowly(self: Housekeeper, helper: Any) -> None:
+        help_out(self, helper)
+        left.set()
+        may_end.wait(10.0)
+
+    monkeypatch.setattr("pooled_pymysql.housekeeper._LINGER", 0.01)
+    monkeypatch.setattr(Housekeeper, "_help", end_slowly)
+    done: list[threading.Thread] = []
+    assert housekeeper.run(lambda: done.append(threading.current_thread()))
+    assert left.wait(10.0)
+    assert not housekeeper.stop(0.0)
+    threading.Timer(0.05, may_end.set).start()
+    assert housekeeper.stop(10.0)
+    assert not done[0].is_alive()
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="the system does not show its threads")
