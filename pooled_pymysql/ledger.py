@@ -20,6 +20,8 @@ _TIMES_AS_LONG = 3  # as the last opening that went well may one take before it 
 _LEAST_PATIENCE, _MOST_PATIENCE = 0.25, 1.0  # but at least and at most so many seconds
 _MOST_OVERDUE = 3  # times opening_limit
 
+_PAUSE_SHARE, _LEAST_PAUSE, _LONGEST_PAUSE = 0.25, 0.002, 0.1  # of what an opening took; in seconds
+
 _GRACE = 0.2  # seconds beyond its time limit before an opening is given up: as a rule it ends itself, and tells more
 
 _PAST = float("-inf")
@@ -108,8 +110,8 @@ class Ledger(Generic[S]):
 
     __slots__ = (
         "closed", "closed_by_reason", "failure", "failures", "full", "idle", "in_use", "leases", "max_size",
-        "max_waiting", "min_size", "opened", "opening_limit", "opening_took", "openings", "owing", "retry_at",
-        "timeouts", "waiting", "watching",
+        "max_waiting", "min_size", "opened", "opening_limit", "opening_took", "openings", "owing", "pause_until",
+        "retry_at", "timeouts", "waiting", "watching",
     )  # fmt: skip
 
     closed: bool
@@ -122,6 +124,7 @@ class Ledger(Generic[S]):
     opened: int
     opening_limit: int
     opening_took: float
+    pause_until: float
     retry_at: float
     timeouts: int
 
@@ -141,6 +144,7 @@ class Ledger(Generic[S]):
         self.failures = 0  # openings that failed since the last one that did not
         self.retry_at = 0.0
         self.opening_took = 1.0  # seconds, of the last opening that went well
+        self.pause_until = 0.0  # until then those who wait are left to the sessions that were just opened
         self.closed = False
         self.leases = 0
         self.opened = 0
@@ -257,19 +261,23 @@ class Ledger(Generic[S]):
 
     # Opening
 
-    def begin_openings(self, now: float, time_limit: float) -> list[Opening]:
+    def begin_openings(self, now: float, time_limit: float, *, for_a_caller: bool = True) -> list[Opening]:
         """Count as many sessions as opening as callers and min_size want, as far as the limits allow.
 
         `time_limit`: seconds after which an opening is to be given up. One that takes much longer than the last that
         went well is overdue: it is not counted on, so that others are opened beside it.
+
+        `for_a_caller`: somebody has just come. Without, those who wait already are left for a while to the sessions
+        that were just opened: where opening is slow these may well have served all of them before others are there.
         """
         begun: list[Opening] = []
         if self.closed or now < self.retry_at:
             return begun
-        patience = self._patience()
+        patience = self.patience()
         under_way = sum(opening.since + patience > now for opening in self.openings)
         overdue = len(self.openings) - under_way
-        demand = max(len(self.waiting) + len(self.watching) - under_way, self.min_size - self.size)
+        wanted = len(self.waiting) + len(self.watching) if for_a_caller or now >= self.pause_until else 0
+        demand = max(wanted - under_way, self.min_size - self.size)
         limit = 1 if self.failures else self.opening_limit  # one probe, until it is known to be back
         limit -= max(0, overdue - _MOST_OVERDUE * self.opening_limit)
         for _ in range(min(demand, limit - under_way, self.max_size - self.size)):
@@ -278,8 +286,8 @@ class Ledger(Generic[S]):
             begun.append(opening)
         return begun
 
-    def _patience(self) -> float:
-        """How long an opening may take before it is overdue."""
+    def patience(self) -> float:
+        """Return the seconds that an opening may take before it is overdue."""
         return max(_LEAST_PATIENCE, min(_MOST_PATIENCE, _TIMES_AS_LONG * self.opening_took))
 
     def late_openings(self, now: float) -> list[Opening]:
@@ -291,12 +299,11 @@ class Ledger(Generic[S]):
         wanted = self.waiting or self.watching or self.size < self.min_size
         if not wanted and not self.openings:
             return None
-        patience = self._patience()
+        patience = self.patience()
         moments = [opening.due for opening in self.openings]
         if wanted:
             moments += [due for opening in self.openings if (due := opening.since + patience) > now]
-            if self.retry_at > now:
-                moments.append(self.retry_at)
+            moments += [moment for moment in (self.retry_at, self.pause_until) if moment > now]
         return max(0.0, min(moments) - now) if moments else None
 
     def end_opening(self, opening: Opening, session: S, now: float) -> Waiter[S] | None:
@@ -306,7 +313,9 @@ class Ledger(Generic[S]):
         """
         self.openings.discard(opening)
         self.opened += 1
-        self.opening_took = now - opening.since
+        self.opening_took = took = now - opening.since
+        pause = min(_LONGEST_PAUSE, took * _PAUSE_SHARE)
+        self.pause_until = now + pause if pause >= _LEAST_PAUSE else 0.0
         self.failures = 0
         self.failure = None
         self.retry_at = 0.0

@@ -1,6 +1,5 @@
 """Validate pool options and keep the defaults of this process."""
 
-import difflib
 import logging
 import math
 import os
@@ -55,8 +54,15 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 def suggest(name: str, known: Iterable[str]) -> str:
     """Return " (did you mean 'x'?)" for the known name nearest to `name`, or nothing."""
-    near = difflib.get_close_matches(name.lower(), list(known), n=1)
-    return f" (did you mean {near[0]!r}?)" if near else ""
+    near = nearest(name.lower(), known)
+    return f" (did you mean {near!r}?)" if near else ""
+
+
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """Return the known name nearest to `name`, or None if none is near."""
+    from difflib import get_close_matches
+
+    return next(iter(get_close_matches(name, list(known), n=1)), None)
 
 
 def parse_flag(text: str) -> bool | None:
@@ -218,7 +224,7 @@ class PoolOptions:
     min_size: int = 0
     max_size: int = 100
     timeout: float | None = 30.0  # seconds to wait for a session; 0: do not wait
-    opening_limit: int = 4  # sessions that are opened at the same time
+    opening_limit: int = 8  # sessions that are opened at the same time
     max_waiting: int | None = None
     idle_timeout: float | None = 600.0
     max_lifetime: float | None = 3600.0
@@ -282,8 +288,8 @@ def _read_environment(environment: Mapping[str, str]) -> dict[str, object]:
         elif text:
             found[names[variable]] = from_text(names[variable], text, f"environment variable {variable}")
     for variable in unknown:
-        near = difflib.get_close_matches(variable.upper(), list(names), n=1)
-        hint = f" (did you mean {near[0]}?)" if near else ""
+        near = nearest(variable.upper(), names)
+        hint = f" (did you mean {near}?)" if near else ""
         _logger.warning("environment variable %s is no pool option and is ignored%s", variable, hint)
     return found
 

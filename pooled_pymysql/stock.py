@@ -208,17 +208,18 @@ class Stock:
             wake(waiter)
         self._open_more(self._arguments)
 
-    def _open_more(self, arguments: Arguments) -> None:
+    def _open_more(self, arguments: Arguments, *, for_a_caller: bool = True) -> None:
         """Begin to open as many sessions as are wanted, on helper threads; does not block where there are threads."""
-        begun = self._begin_openings(arguments)
+        begun = self._begin_openings(arguments, for_a_caller=for_a_caller)
         self._open_beside(arguments, begun)
         if begun:
             self._housekeeper.watch(self)
             self._housekeeper.wake()  # which looks whether they are overdue
 
-    def _begin_openings(self, arguments: Arguments) -> list[Opening]:
+    def _begin_openings(self, arguments: Arguments, *, for_a_caller: bool) -> list[Opening]:
         with self._lock:
-            return self._ledger.begin_openings(_monotonic(), arguments.connect_timeout or _FOREVER)
+            time_limit = arguments.connect_timeout or _FOREVER
+            return self._ledger.begin_openings(_monotonic(), time_limit, for_a_caller=for_a_caller)
 
     def _open_beside(self, arguments: Arguments, begun: list[Opening]) -> None:
         """Have each opened on a helper thread, or here where there is none."""
@@ -230,7 +231,7 @@ class Stock:
     def _open_on(self, arguments: Arguments, opening: Opening) -> None:
         """Open a session, and then more as long as they are wanted."""
         self._open(arguments, opening)
-        while begun := self._begin_openings(arguments):
+        while begun := self._begin_openings(arguments, for_a_caller=False):
             self._open_beside(arguments, begun[1:])
             self._open(arguments, begun[0])
 
@@ -244,16 +245,18 @@ class Stock:
                 raise
             return
         session.validate_at = _monotonic() + (self._validate_after or _FOREVER)
+        ledger = self._ledger
         try:
             with self._lock:
-                waiter = self._ledger.end_opening(opening, session, _monotonic())
+                patience, now = ledger.patience(), _monotonic()
+                waiter = ledger.end_opening(opening, session, now)
                 self._filled.notify_all()
         except NotWanted:
             session.close()
         else:
             wake(waiter)
-            if self._ledger.waiting and self._ledger.openings:
-                self._housekeeper.wake()  # now that it is known how long one takes
+            if ledger.waiting and (ledger.pause_until > now or ledger.patience() < patience):
+                self._housekeeper.wake()  # which looks earlier then
         self._tell("opened", session.opening_took)
 
     def _note_failure(self, opening: Opening, error: BaseException) -> None:
@@ -278,7 +281,7 @@ class Stock:
         self._validate_idle()
         self._expire()
         self._give_up_openings()
-        self._open_more(self._arguments)
+        self._open_more(self._arguments, for_a_caller=False)
         pause = self._pause()
         if pause is None:
             self._empty_since = _monotonic()

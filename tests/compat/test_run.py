@@ -333,7 +333,7 @@ def test_options_by_flag_and_by_environment(tmp_path: Path) -> None:
     names = ["max_size", "timeout", "reset", "one_write", "name", "min_size", "opening_limit"]
     environment = {"POOLED_PYMYSQL_MAX_SIZE": "7", "POOLED_PYMYSQL_MIN_SIZE": "3"}
     found = good(*RUN, *flags, "-c", SHOW, *names, folder=tmp_path, environment=environment)
-    assert found == str([20, None, "always", False, "web -m", 3, 4])
+    assert found == str([20, None, "always", False, "web -m", 3, 8])
 
 
 def test_flags_reach_children(tmp_path: Path) -> None:

@@ -70,6 +70,7 @@ class LedgerMachine(RuleBasedStateMachine):
         self.failure: Exception | None = None
         self.failures = 0
         self.retry_at: float = 0
+        self.pause_until: float = 0
         self.closed = False
         self.leases = self.opened = self.timeouts = self.full = 0
         for _ in range(min(sessions, max_size)):
@@ -230,19 +231,21 @@ class LedgerMachine(RuleBasedStateMachine):
 
     # Opening
 
-    @rule(time_limit=st.sampled_from([1, 8, 20]))
-    def begin_openings(self, time_limit: float) -> None:
+    @rule(time_limit=st.sampled_from([1, 8, 20]), for_a_caller=st.booleans())
+    def begin_openings(self, time_limit: float, for_a_caller: bool = True) -> None:
         overdue = sum(not self.is_counted_on(opening) for opening in self.openings)
         limit = 1 if self.failures else self.opening_limit
         limit -= max(0, overdue - 3 * self.opening_limit)
         expected = 0
         while not self.closed and self.now >= self.retry_at:
             under_way, size = len(self.openings) - overdue + expected, self.size() + expected
-            is_wanted = under_way < len(self.queue) + len(self.watchers) or size < self.min_size
+            is_wanted = size < self.min_size
+            if for_a_caller or self.now >= self.pause_until:
+                is_wanted |= under_way < len(self.queue) + len(self.watchers)
             if not is_wanted or under_way >= limit or size >= self.max_size:
                 break
             expected += 1
-        openings = self.ledger.begin_openings(self.now, time_limit)
+        openings = self.ledger.begin_openings(self.now, time_limit, for_a_caller=for_a_caller)
         assert len(openings) == expected
         assert not self.due.keys() & set(openings)
         self.openings |= dict.fromkeys(openings, self.now)
@@ -263,6 +266,7 @@ class LedgerMachine(RuleBasedStateMachine):
         if is_wanted:
             moments += [self.openings[one] + self.patience() for one in self.openings if self.is_counted_on(one)]
             moments += [self.retry_at] * (self.retry_at > self.now)
+            moments += [self.pause_until] * (self.pause_until > self.now)
         expected = max(0, min(moments) - self.now) if moments else None
         assert self.ledger.next_look(self.now) == expected
 
@@ -302,6 +306,8 @@ class LedgerMachine(RuleBasedStateMachine):
         self.openings.pop(opening, None)
         self.opened += 1
         self.opening_took = self.now - opening.since
+        pause = min(self.opening_took / 4, 0.1)
+        self.pause_until = self.now + pause if pause >= 0.002 else 0
         self.failure, self.failures, self.retry_at = None, 0, 0
         reason = "pool closed" if self.closed else self.unwanted.get(opening, "resized")
         if reason != "resized" or self.size() >= self.max_size:
@@ -971,6 +977,40 @@ def test_another_is_opened_beside_one_that_is_overdue(took: float | None, patien
     assert ledger.end_opening(beside, FakeSession(), 101 + patience) is waiter
     assert ledger.end_opening(stuck, FakeSession(), 101 + patience) is None
     assert (len(ledger.idle), ledger.size) == (1, 2 + (took is not None))
+
+
+@pytest.mark.parametrize(
+    ("took", "pause"),
+    [
+        pytest.param(0.15, 0.0375, id="a quarter of what it took"),
+        pytest.param(20, 0.1, id="but at most 0.1 s"),
+        pytest.param(0.004, 0, id="nothing where opening is fast"),
+    ],
+)
+def test_those_who_wait_are_left_to_what_was_just_opened(took: float, pause: float) -> None:
+    ledger: FakeLedger = Ledger(0, 20, None, 2)
+    queued(ledger, 5)
+    opened = 50 + took
+    for opening in begun(ledger, 50):
+        ledger.end_opening(opening, FakeSession(), opened)
+    assert len(ledger.waiting) == 3
+    if pause:
+        assert ledger.begin_openings(opened, FOREVER, for_a_caller=False) == []
+        assert ledger.next_look(opened) == pytest.approx(pause)
+    assert len(ledger.begin_openings(opened + pause, FOREVER, for_a_caller=False)) == 2
+
+
+def test_pause_between_openings_holds_up_neither_a_new_caller_nor_min_size() -> None:
+    ledger: FakeLedger = Ledger(2, 20, None, 3)
+    queued(ledger, 1)
+    first, *others = begun(ledger, 50)
+    assert len(others) == 1
+    ledger.end_opening(first, FakeSession(), 51)
+    ledger.end_opening(others[0], FakeSession(), 51)
+    queued(ledger, 2)
+    ledger.min_size = 3
+    assert len(ledger.begin_openings(51, FOREVER, for_a_caller=False)) == 1
+    assert len(begun(ledger, 51)) == 1
 
 
 def test_next_look_comes_no_moment_too_early() -> None:

@@ -33,7 +33,7 @@ def test_defaults_are_the_documented_ones() -> None:
         "min_size": 0,
         "max_size": 100,
         "timeout": 30.0,
-        "opening_limit": 4,
+        "opening_limit": 8,
         "max_waiting": None,
         "idle_timeout": 600.0,
         "max_lifetime": 3600.0,
