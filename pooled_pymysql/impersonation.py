@@ -6,7 +6,6 @@ own loading (inside functions, in modules loaded on demand) names a submodule of
 """
 
 import os
-import pkgutil
 import sys
 from contextlib import suppress
 from importlib import import_module
@@ -43,6 +42,8 @@ def install_as_pymysql() -> None:
 
 def _names_in_pymysql() -> list[str]:
     """Return the names of PyMySQL's submodules, such as "err" and "constants.ER"."""
+    from pkgutil import walk_packages
+
     # Where PyMySQL is, is asked of a submodule: the top name may be ours already.
     folder = os.path.dirname(str(import_module("pymysql.connections").__file__))
-    return [module.name.removeprefix("pymysql.") for module in pkgutil.walk_packages([folder], "pymysql.")]
+    return [module.name.removeprefix("pymysql.") for module in walk_packages([folder], "pymysql.")]

@@ -10,11 +10,10 @@ import warnings
 import weakref
 from collections.abc import Callable, Mapping
 from operator import itemgetter
-from typing import Any
+from typing import Any, NamedTuple
 
 from . import options as pool_options
 from .arguments import Arguments, PoolKey, SharedTLS, deprecated_aliases
-from .dsn import parse_dsn
 from .exceptions import PoolClosed
 from .housekeeper import Housekeeper
 from .lease import Connection, make_deferred, make_lease
@@ -71,10 +70,25 @@ class Recipe:
         return pool
 
 
+class _Call(NamedTuple):
+    """A call of connect(), with arguments that cannot change by themselves."""
+
+    dsn: str | None
+    pool: Any
+    kwargs: Mapping[str, Any] | None
+    recipe: Recipe | None
+
+
+_NO_CALL = _Call(None, None, None, None)  # equal to no call
+
+
 class _Registry:
     """PoolKey → pool, and call → recipe."""
 
+    last_call: _Call  # the one before is most often the same: comparing costs less than hashing
+
     def __init__(self) -> None:
+        self.last_call = _NO_CALL
         self.lock = threading.RLock()  # a signal handler may connect while this very thread holds it
         self.housekeeper = Housekeeper()
         self.pools: dict[PoolKey, Pool] = {}
@@ -127,6 +141,7 @@ class _Registry:
             self.pools.pop(key, None)
         for call in [call for call, recipe in self.recipes.items() if recipe.arguments.key in keys]:
             del self.recipes[call]
+        self.last_call = _NO_CALL
 
     def adopt(self, pool: Pool) -> None:
         """Show a pool that was made by hand among `pools()`; see to it at exit and after a fork."""
@@ -148,6 +163,19 @@ class _Registry:
             for pool in list(self.all_pools):
                 pool.observers = self.observers
 
+    def recall(self, dsn: str | None, pool: Any, kwargs: Mapping[str, Any]) -> Recipe | None:
+        """Return the recipe of an equal call, or None; see `Recipe.fits()`."""
+        call = (dsn, pool if type(pool) is not dict else _options_key(pool), *kwargs.items())
+        try:
+            recipe = self.recipes.get(call)
+        except TypeError:  # not hashable: what may change inside is to be looked at each time
+            return self.recipes.get(_call_key(dsn, pool, kwargs))
+        if recipe is not None and type(pool) is not dict:
+            with self.lock:
+                if self.recipes.get(call) is recipe:  # it was not forgotten meanwhile
+                    self.last_call = _Call(dsn, pool, dict(kwargs), recipe)
+        return recipe
+
     def remember(self, call: Any, recipe: Recipe) -> None:
         with self.lock:
             if len(self.recipes) >= _MAX_RECIPES:
@@ -157,6 +185,7 @@ class _Registry:
     def forget_recipes(self) -> None:
         with self.lock:
             self.recipes.clear()
+            self.last_call = _NO_CALL
 
     def live_pools(self) -> list[Pool]:
         with self.lock:
@@ -181,10 +210,12 @@ def connect(dsn: str | None = None, /, *, pool: Any = None, conv: Any = None, **
     Raises PoolTimeout, PoolFull, PoolClosed; what PyMySQL raises when connecting fails; TypeError or ValueError for
     arguments that make no sense.
     """
-    try:
-        recipe = _registry.recipes.get((dsn, pool if type(pool) is not dict else _options_key(pool), *kwargs.items()))
-    except TypeError:  # not hashable
-        recipe = _registry.recipes.get(_call_key(dsn, pool, kwargs))
+    last = _registry.last_call
+    recipe: Recipe | None
+    if last.pool is pool and last.kwargs == kwargs and last.dsn == dsn:
+        recipe = last.recipe
+    else:
+        recipe = _registry.recall(dsn, pool, kwargs)
     if recipe is not None:
         for name, kind in recipe.kinds:
             if type(kwargs[name]) is not kind:
@@ -236,7 +267,7 @@ def close_pools() -> None:
     with _registry.lock:
         closing = _registry.live_pools()
         _registry.pools.clear()
-        _registry.recipes.clear()
+        _registry.forget_recipes()
     for pool in closing:
         pool.close()
 
@@ -277,6 +308,8 @@ def _merge(dsn: str | None, kwargs: Mapping[str, Any]) -> tuple[dict[str, Any], 
     """Return connect arguments, the keywords overriding the DSN, and the DSN's pool options."""
     if dsn is None:
         return dict(kwargs), {}
+    from .dsn import parse_dsn
+
     connect_arguments, from_dsn = parse_dsn(dsn)
     for old, new in (("db", "database"), ("passwd", "password")):
         if old in kwargs:

@@ -8,7 +8,6 @@ wire reads what is left of them into memory, where their cursor finds it.
 
 import threading
 import time
-from collections import deque
 from collections.abc import Callable
 from threading import get_ident
 from typing import Any
@@ -70,18 +69,18 @@ class Shared(Tracked[C]):
 
     __slots__ = ("_alarms", "_by", "_lasts", "_leftovers", "_picked_up", "_turn")
 
-    _alarms: "deque[threading.Lock]"  # one for each thread that waits for the open result
+    _alarms: "list[threading.Lock]"  # one for each thread that waits for the open result
     _by: _Thread | None  # whose statement was the last one
     _lasts: "WeakKeyDictionary[_Thread, _Last] | None"  # of the other threads, once there are any
-    _leftovers: "deque[Callable[[], object]]"  # what the end of the turn sets off; see when_out()
+    _leftovers: "list[Callable[[], object]]"  # what the end of the turn sets off; see when_out()
     _picked_up: bool  # a cursor has the last statement's result
     _turn: Any  # an RLock: it tells a thread's own turn from others', whatever interrupts the bookkeeping
 
     def start_alone(self) -> None:
         """Begin with a free wire and no thread known."""
         self._turn = threading.RLock()
-        self._alarms = deque()
-        self._leftovers = deque()
+        self._alarms = []  # lists, of which most stay empty: a deque takes ten times the memory
+        self._leftovers = []
         self._by = None
         self._lasts = None
         self._picked_up = True
@@ -177,7 +176,7 @@ class Shared(Tracked[C]):
     def _do_leftovers(self) -> None:
         while self._leftovers:
             try:
-                act = self._leftovers.popleft()
+                act = self._leftovers.pop(0)
             except IndexError:  # another thread was faster
                 return
             act()
@@ -230,7 +229,7 @@ class Shared(Tracked[C]):
         """Wake all who wait for the open result. Callable from __del__."""
         while self._alarms:
             try:
-                self._alarms.popleft().release()
+                self._alarms.pop(0).release()
             except IndexError:  # another thread was faster
                 return
 

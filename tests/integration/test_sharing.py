@@ -627,22 +627,22 @@ def test_statement_that_was_cut_off_is_lost_also_where_the_connection_is_made_ag
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lease = pooled_pymysql.connect(**server.kwargs(pool={"max_size": 2}))
-    prepare, end_turn = lease._prepare_to_write, lease._end_turn
+    end_turn = lease._end_turn
     closing, connecting = threading.Thread(target=lease.close), threading.Thread(target=lease.connect)
 
-    def close_and_connect(_: Any) -> None:
-        monkeypatch.setattr(pooled_pymysql.Connection, "_prepare_to_write", original)
+    def close_and_connect(_: Any, *command: Any) -> None:
+        monkeypatch.setattr(pooled_pymysql.Connection, "_put", put)
         closing.start()
         closing.join(10)
         connecting.start()
-        prepare()
+        put(lease, *command)
 
     def end_turn_late(_: Any) -> None:
         wait_until(lambda: lease.open)
         end_turn()
 
-    original = pooled_pymysql.Connection._prepare_to_write
-    monkeypatch.setattr(pooled_pymysql.Connection, "_prepare_to_write", close_and_connect)
+    put = pooled_pymysql.Connection._put
+    monkeypatch.setattr(pooled_pymysql.Connection, "_put", close_and_connect)
     monkeypatch.setattr(pooled_pymysql.Connection, "_end_turn", end_turn_late)
     with pytest.raises(pymysql.err.OperationalError, match="Lost connection"):
         lease.commit()
