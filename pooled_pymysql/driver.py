@@ -6,9 +6,12 @@ At run time it adds nothing but `Connection[...]`, the class of its cursors, whi
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+import pymysql
 from pymysql.connections import Connection, MySQLResult
 from pymysql.cursors import Cursor
 from pymysql.protocol import FieldDescriptorPacket
+
+IS_1_2 = pymysql.VERSION >= (1, 2)  # it remembers the socket's timeout in `_current_timeout`, among other things
 
 if TYPE_CHECKING:
     from typing_extensions import TypeVar

@@ -16,14 +16,23 @@ def readable(sock: socket.socket) -> Callable[[int], object]:
     factory = _unpatched("poll")
     if factory is not None:
         poller = factory()
-        poller.register(sock, _POLLIN | _POLLPRI)
+        poller.register(sock, _POLLIN | _POLLPRI | _POLLRDHUP)
         poll: Callable[[int], object] = poller.poll
         return poll
     chosen = _unpatched("select")
     return lambda timeout: chosen([sock], [], [], timeout / 1000)[0]
 
 
+def is_only_data(found: Any) -> bool:
+    """Say of what such a function returned whether bytes have come, and the other side has not hung up behind them.
+
+    Only Linux tells; elsewhere the answer is no.
+    """
+    return _POLLRDHUP != 0 and type(found[0]) is tuple and found[0][1] == _POLLIN
+
+
 _POLLIN, _POLLPRI = 1, 2  # poll(2); eventlet's patched module lacks the names
+_POLLRDHUP = getattr(select, "POLLRDHUP", 0)
 
 
 def _unpatched(name: str) -> Any:

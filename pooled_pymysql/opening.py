@@ -8,23 +8,40 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
-import pymysql
 from pymysql import converters, err
 from pymysql.constants import COMMAND, CR, ER
 from pymysql.cursors import Cursor
 
 from .arguments import Arguments, SharedTLS
+from .driver import IS_1_2
 from .options import PoolOptions
-from .replies import CLIENT_DEPRECATE_EOF, CLIENT_SESSION_TRACK, LANDED, Tracked
-from .restoration import TRACKING, Restoration
+from .replies import CLIENT_DEPRECATE_EOF, CLIENT_SESSION_TRACK, IN_FLIGHT, LANDED, Tracked
+from .restoration import TRACKING, Facts, Restoration, packet, restoration
 from .session import Session
 from .tracking import TOUCHED
 
-_TRACKS_TIMEOUT = pymysql.VERSION >= (1, 2)  # PyMySQL remembers the socket's timeout in `_current_timeout`
-
 _BOTH = CLIENT_SESSION_TRACK | CLIENT_DEPRECATE_EOF
 
+Answer = tuple[Any, ...] | err.MySQLError  # the rows, or what the server refused
+
 _MOST_AHEAD = 448  # bytes: more than most replies of an opening; larger buffers cost each session a page of memory
+
+
+class Ahead:
+    """What was read ahead, as far as `Packets` uses a reader."""
+
+    __slots__ = ("data",)
+
+    data: bytearray
+
+    def __init__(self) -> None:
+        self.data = bytearray()
+
+    def read(self, size: int) -> bytes:
+        """Take bytes that are there."""
+        data = bytes(self.data[:size])
+        del self.data[:size]
+        return data
 
 
 class Wire(Tracked):
@@ -34,11 +51,11 @@ class Wire(Tracked):
     reads ahead; never before, since what was sent in the clear must not be taken for part of what TLS protects.
     """
 
-    __slots__ = ("_ahead", "_most_ahead", "deadline")
+    __slots__ = ("_most_ahead", "deadline", "reader_ahead")
 
-    _ahead: bytearray
     _most_ahead: int  # bytes
     deadline: float
+    reader_ahead: Ahead
     client_flag: int
     host_info: str
 
@@ -52,15 +69,16 @@ class Wire(Tracked):
         return left
 
     def _peek(self) -> bytes:
-        return b""  # replies are read packet by packet, by _read_bytes()
+        ahead = self.reader_ahead.data
+        if not ahead:
+            ahead += self._receive(self._most_ahead)
+        return bytes(ahead)
 
     def _read_bytes(self, num_bytes: int) -> bytes:
-        ahead = self._ahead
-        while (missing := num_bytes - len(ahead)) > 0:
-            ahead += self._receive(max(missing, self._most_ahead))
-        data = bytes(ahead[:num_bytes])
-        del ahead[:num_bytes]
-        return data
+        ahead = self.reader_ahead
+        while (missing := num_bytes - len(ahead.data)) > 0:
+            ahead.data += self._receive(max(missing, self._most_ahead))
+        return ahead.read(num_bytes)
 
     def _receive(self, most: int) -> bytes:
         """Return what arrives next, `most` bytes of it."""
@@ -155,12 +173,37 @@ class Wire(Tracked):
     def run(self, statement: str) -> tuple[Any, ...]:
         """Run a statement, read all its results, and return the rows of the first."""
         self._execute_command(COMMAND.COM_QUERY, statement)
+        rows = self._read_rows()
+        self._expect_no_more()
+        return rows
+
+    def run_together(self, *statements: str) -> list["Answer"]:
+        """Run short statements, sent in one write, and return the answer to each."""
+        self._write_bytes(
+            b"".join(packet(COMMAND.COM_QUERY, statement.encode(self.encoding)) for statement in statements)
+        )
+        answers: list[Answer] = []
+        for _ in statements:
+            self._next_seq_id = 1
+            self._flight = IN_FLIGHT
+            try:
+                answers.append(self._read_rows())
+            except err.MySQLError as error:
+                if self._flight != LANDED:  # not the server's word
+                    raise
+                answers.append(error)
+        self._expect_no_more()
+        return answers
+
+    def _read_rows(self) -> tuple[Any, ...]:
         result = first = self.read_reply()
         while result.has_next:
             result = self.read_reply()
-        if self._ahead:
-            raise err.InternalError("the server said more than it was asked for")
         return first.rows or ()
+
+    def _expect_no_more(self) -> None:
+        if self.reader_ahead.data:
+            raise err.InternalError("the server said more than it was asked for")
 
 
 # TCP_USER_TIMEOUT, ms, ends a link on which what we sent was not acknowledged; keepalive one on which we only read.
@@ -192,19 +235,18 @@ def open_session(arguments: Arguments, tls: SharedTLS, options: PoolOptions, pid
     started = time.monotonic()
     wire = _new_wire(arguments, tls, pid)
     wire.deadline = started + (arguments.connect_timeout or float("inf"))
-    restoration = Restoration(options)
     wire.log_in(wants_tracking=options.reset == "auto")
     try:
-        idle_limit = _initialise(wire, restoration)
+        recipe, idle_limit = _initialise(wire, options)
     except BaseException:
         wire._force_close()
         raise
     wire._sock.settimeout(None)
-    if _TRACKS_TIMEOUT:
+    if IS_1_2:
         wire._current_timeout = None
     # Sessions that were opened together must not end together.
     lifetime = None if options.max_lifetime is None else options.max_lifetime * (1 - random.random() / 10)  # noqa: S311
-    session = Session(wire, restoration, started, lifetime)
+    session = Session(wire, recipe, started, lifetime)
     session.idle_limit = idle_limit
     return session
 
@@ -217,12 +259,12 @@ def _new_wire(arguments: Arguments, tls: SharedTLS, pid: int) -> Wire:
         state["ctx"] = context
     state.update(cursorclass=Cursor, encoders=converters.encoders, decoders=converters.decoders)
     state["_connect_attrs"] = {**state["_connect_attrs"], "_pid": str(pid)}
-    if _TRACKS_TIMEOUT:
+    if IS_1_2:
         state["_current_timeout"] = None
     if arguments.password is not None:
         state["password"] = _password_bytes(arguments.password)
     wire.__dict__ = state
-    wire._ahead = bytearray()
+    wire.reader_ahead = Ahead()
     wire._most_ahead = 0
     wire._has_tracking = False
     wire._marks = 0
@@ -237,11 +279,11 @@ _NO_ROLES = (1064, 1128, 1305, 1370, 1630)  # a server, or a proxy, that does no
 _IDLE_SHARE = 0.9  # of wait_timeout may a session be idle
 
 
-def _initialise(wire: Wire, restoration: Restoration) -> float:
+def _initialise(wire: Wire, options: PoolOptions) -> tuple[Restoration, float]:
     """Bring a new session into the state in which connect() hands it out, and learn how to come back to it.
 
     PyMySQL's order: names, sql_mode, init_command, and autocommit last; one statement where there is no init_command.
-    Returns the seconds that the session may be idle.
+    Returns how, and the seconds that the session may be idle.
     """
     names = f"SET NAMES {wire.charset}" + (f" COLLATE {wire.collation}" if wire.collation else "")
     if wire.sql_mode is not None:
@@ -252,26 +294,42 @@ def _initialise(wire: Wire, restoration: Restoration) -> float:
     if wire._has_tracking:
         last.append(f"{TRACKING}=1")
     statements = _statements(names, wire.init_command, last)
+    question = f"SELECT CURRENT_ROLE(), {_QUESTIONS}"
     try:
-        _run_all(wire, statements)
-        restoration.can_prove = wire._has_tracking
+        answer = _run_all(wire, statements, question, options.one_write)
+        can_prove = wire._has_tracking
     except err.OperationalError as error:
         if error.args[0] != ER.UNKNOWN_SYSTEM_VARIABLE or not wire._has_tracking:
             raise
+        can_prove = False
+        done = len(statements) - 1
         statements = _statements(names, wire.init_command, last[:-1])
-        _run_all(wire, statements)
+        answer = _run_all(wire, statements[done:], question, options.one_write)
     has_roles = True
-    try:
-        ((role, init_connect, wait_timeout),) = wire.run(f"SELECT CURRENT_ROLE(), {_QUESTIONS}")
-    except err.MySQLError as error:
-        if not isinstance(error.args[0], int) or error.args[0] not in _NO_ROLES:
-            raise
+    if isinstance(answer, err.MySQLError):
+        if answer.args[0] not in _NO_ROLES:
+            raise answer
         has_roles, role = False, None
         ((init_connect, wait_timeout),) = wire.run(f"SELECT {_QUESTIONS}")
-    restoration.init_connect = bool(init_connect)
-    role = role.encode(wire.encoding) if isinstance(role, str) else role
-    restoration.learn(wire, statements, role, has_roles)
-    return _IDLE_SHARE * float(wait_timeout)
+    else:
+        ((role, init_connect, wait_timeout),) = answer
+    encoding = wire.encoding
+    facts = Facts(
+        reset=options.reset,
+        one_write=options.one_write,
+        can_prove=can_prove,
+        init_connect=bool(init_connect),
+        is_mariadb="mariadb" in wire.server_version.lower(),
+        database=_as_bytes(wire.db, encoding) or None,
+        statements=tuple(_as_bytes(statement, encoding) for statement in statements),
+        has_roles=has_roles,
+        role=_as_bytes(role, encoding),
+    )
+    return restoration(facts), _IDLE_SHARE * float(wait_timeout)
+
+
+def _as_bytes(text: Any, encoding: str) -> Any:
+    return text.encode(encoding) if isinstance(text, str) else text
 
 
 def _statements(names: str, init_command: str | None, last: list[str]) -> list[str]:
@@ -280,9 +338,23 @@ def _statements(names: str, init_command: str | None, last: list[str]) -> list[s
     return [names, init_command, *([f"SET {', '.join(last)}"] if last else [])]
 
 
-def _run_all(wire: Wire, statements: list[str]) -> None:
+def _run_all(wire: Wire, statements: list[str], question: str, one_write: bool) -> Answer:
+    """Run statements, each only if the one before went well, and a question, whose answer is returned.
+
+    The question goes with the last statement: that saves a round trip. Not with an `init_command`, which may be of any
+    length, or not even text.
+    """
+    together = [question]
+    if one_write and statements and statements[-1] is not wire.init_command:
+        *statements, last = statements
+        together = [last, question]
     for statement in statements:
         wire.run(statement)
+    *before, answer = wire.run_together(*together)
+    for outcome in before:
+        if isinstance(outcome, err.MySQLError):
+            raise outcome
+    return answer
 
 
 def cannot_connect(host: object, error: OSError) -> err.OperationalError:

@@ -69,7 +69,7 @@ def _marks_of_state(data: bytes, position: int) -> int:
 class Packets:
     """The packets of one reply, taken from whole buffers of the connection's reader.
 
-    `settle()` must be called before anything else reads from the connection.
+    Making them waits for the first bytes; `settle()` must be called before anything else reads from the connection.
     """
 
     __slots__ = ("buffer", "connection", "end", "position", "reader", "sequence")
@@ -83,9 +83,10 @@ class Packets:
 
     def __init__(self, connection: Any) -> None:
         self.connection = connection
-        self.reader = connection._rfile
-        self.buffer = b""
-        self.position = self.end = 0
+        self.reader = connection.reader_ahead or connection._rfile
+        self.buffer = buffer = connection._peek()
+        self.position = 0
+        self.end = len(buffer)
         self.sequence = connection._next_seq_id
 
     def next(self) -> bytes:

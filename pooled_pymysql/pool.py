@@ -205,9 +205,9 @@ class Pool(Stock):
                 session = self._ledger.take()
         except PoolClosed:
             raise self._closed_error() from None
-        if session is not None and not session.owed:
+        if session is not None:
             session.looked_at = now = _monotonic()
-            if now < session.validate_at and not session.poll(0):
+            if now < session.validate_at and session.is_ready():
                 return session
         return self._acquire_slowly(session, arguments, self._options.timeout if timeout is _UNSET else timeout)
 

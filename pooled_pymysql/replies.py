@@ -10,13 +10,12 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-import pymysql
 from pymysql import converters, err
 from pymysql.connections import TEXT_TYPES
 from pymysql.constants import CR, FIELD_TYPE
 from pymysql.protocol import MysqlPacket
 
-from .driver import C, DriverConnection, DriverField, DriverResult
+from .driver import IS_1_2, C, DriverConnection, DriverField, DriverResult
 from .packets import HEADER, MAX_PACKET, TWO_SHORTS, Ok, Packets
 from .tracking import (
     CLEAN,
@@ -68,6 +67,7 @@ class Tracked(DriverConnection[C]):
     _marks: int  # of the lease
     _open: "Result | None"  # the result that goes on, while `_flight` is RESULT_OPEN
     _statement: int  # marks of the last statement's text
+    reader_ahead: Any = None  # what `_peek()` reads from, where that is not the connection's own reader
     server_status: int
 
     def land(self) -> None:
@@ -160,7 +160,8 @@ class Tracked(DriverConnection[C]):
     def _peek(self) -> bytes:
         """Return what the reader holds, reading once if it is empty; errors as in PyMySQL's _read_bytes()."""
         try:
-            self._prepare_to_read()
+            if not IS_1_2 or self._current_timeout != self._read_timeout:
+                self._prepare_to_read()
             data: bytes = self._rfile.peek(1)
         except OSError as error:
             self._force_close()
@@ -174,16 +175,10 @@ class Tracked(DriverConnection[C]):
             raise err.OperationalError(CR.CR_SERVER_LOST, "Lost connection to MySQL server during query")
         return data
 
-    if pymysql.VERSION >= (1, 2):
-
-        def _prepare_to_read(self) -> None:
-            if self._current_timeout != self._read_timeout:
-                self._sock.settimeout(self._read_timeout)
-                self._current_timeout = self._read_timeout
-    else:
-
-        def _prepare_to_read(self) -> None:
-            self._sock.settimeout(self._read_timeout)
+    def _prepare_to_read(self) -> None:
+        self._sock.settimeout(self._read_timeout)
+        if IS_1_2:
+            self._current_timeout = self._read_timeout
 
 
 class Result(DriverResult):

@@ -2,13 +2,14 @@
 
 import struct
 from collections.abc import Callable
+from functools import lru_cache
+from typing import Final, Literal, NamedTuple
 
 from pymysql.constants import COMMAND
 
-from .options import PoolOptions
 from .packets import Ok
-from .replies import Tracked
 from .tracking import (
+    CLEAN,
     DATABASE,
     ENDED,
     HOLDS,
@@ -24,6 +25,10 @@ from .tracking import (
 )
 
 COM_RESET_CONNECTION = 0x1F  # https://dev.mysql.com/doc/dev/mysql-server/latest/page_protocol_com_reset_connection.html
+
+
+def packet(command: int, payload: bytes = b"") -> bytes:
+    return struct.pack("<IB", len(payload) + 1, command) + payload
 
 
 class NotRestorable(Exception):
@@ -45,15 +50,47 @@ class Command:
         self.expected = expected  # the one row that the reply must have
 
 
-def packet(command: int, payload: bytes = b"") -> bytes:
-    return struct.pack("<IB", len(payload) + 1, command) + payload
+_RESET = Command(packet(COM_RESET_CONNECTION))
+
+
+class Script:
+    """What is sent to a session, in one write or command by command."""
+
+    __slots__ = ("commands", "data", "is_light", "is_private", "resets")
+
+    commands: list[Command]
+    data: bytes
+    is_light: bool
+    is_private: bool
+    resets: bool
+
+    def __init__(self, *commands: Command, is_private: bool = False) -> None:
+        self.commands = list(commands)
+        self.data = b"".join(command.packet for command in commands)
+        self.is_light = all(command.is_light for command in commands)  # a statement may be sent behind it
+        self.is_private = is_private  # nobody but this very session can tell when it is done
+        self.resets = _RESET in commands
 
 
 _ROLLBACK = packet(COMMAND.COM_QUERY, b"ROLLBACK")
 _LIGHT_ROLLBACK = Command(_ROLLBACK, is_light=True)
 _HEAVY_ROLLBACK = Command(_ROLLBACK)
 _FORGET_INSERT_ID = Command(packet(COMMAND.COM_QUERY, b"DO LAST_INSERT_ID(0)"), is_light=True)
-_RESET = Command(packet(COM_RESET_CONNECTION))
+
+# By the marks that call for them.
+_HAS_TRANSACTION = IN_TRANSACTION | HOLDS
+_NOTHING = Script()
+_ONLY_ROLLBACK = Script(_HEAVY_ROLLBACK)
+_WITHOUT_RESET = {
+    ended | wrote | insert_id: Script(
+        *([_HEAVY_ROLLBACK if wrote else _LIGHT_ROLLBACK] if ended else []),
+        *([_FORGET_INSERT_ID] if insert_id else []),
+        is_private=not ended,
+    )
+    for ended in (CLEAN, IN_TRANSACTION, HOLDS, _HAS_TRANSACTION)
+    for wrote in (CLEAN, WROTE)
+    for insert_id in (CLEAN, INSERT_ID)
+}
 
 TRACKING = "session_track_state_change"
 
@@ -62,13 +99,13 @@ _TRACES = "(SELECT COUNT(*) FROM information_schema.OPTIMIZER_TRACE)"
 _PROFILES = "(SELECT COUNT(*) FROM information_schema.PROFILING)"
 
 
-def _only_as(role: object, statement: str) -> str:
+def _only_as(role: bytes | None, statement: bytes) -> bytes:
     """Make the last init statement fail in another role: a function may have set it, which MySQL never tells.
 
     A question would be one more packet for each reset. 2 is no value of this variable, while NULL would turn it off.
     """
-    is_the_same = f"<=> x'{role.hex()}'" if isinstance(role, bytes) else "IS NULL"
-    return statement.replace(f"{TRACKING}=1", f"{TRACKING}=IF(CURRENT_ROLE() {is_the_same}, 1, 2)")
+    is_the_same = "IS NULL" if role is None else f"<=> x'{role.hex()}'"
+    return statement.replace(f"{TRACKING}=1".encode(), f"{TRACKING}=IF(CURRENT_ROLE() {is_the_same}, 1, 2)".encode())
 
 
 def _question(expected: dict[str, object]) -> Command:
@@ -77,85 +114,119 @@ def _question(expected: dict[str, object]) -> Command:
     return Command(packet(COMMAND.COM_QUERY, query), expected=tuple(expected.values()))
 
 
+class Facts(NamedTuple):
+    """What decides how a session is restored."""
+
+    reset: Literal["auto", "always", "rollback"]
+    one_write: bool
+    can_prove: bool  # the server tells what a statement changes
+    init_connect: bool  # the server runs something of its own when a session is opened
+    is_mariadb: bool
+    database: bytes | None
+    statements: tuple[bytes, ...]  # that initialise a session
+    has_roles: bool
+    role: bytes | None  # of a session that is as good as new
+
+
 class Restoration:
-    """How sessions of one pool are restored; made when a session is opened, by what its server can do."""
+    """How sessions are restored of which the same is true; shared by them, and never changed."""
 
-    __slots__ = ("_ask_all", "_init", "_return", "can_prove", "init_connect", "one_write", "reset")
+    __slots__ = ("_ask_all", "_facts", "_init", "_resets", "_return", "one_write")
 
-    can_prove: bool
-    init_connect: bool
     one_write: bool
 
-    def __init__(self, options: PoolOptions) -> None:
-        self.reset = options.reset
-        self.one_write = options.one_write
-        self.can_prove = False
-        self.init_connect = False
-        self._init: list[Command] = []
-        self._return: list[Command] = []
-        self._ask_all: list[Command] = []
-
-    def learn(self, wire: Tracked, statements: list[str], role: object, has_roles: bool) -> None:
-        """Note the statements that initialise a session, and what must be true of one that is as good as new."""
-        encoding = wire.encoding
-        if has_roles:
-            statements = [*statements[:-1], _only_as(role, statements[-1])]
-        self._init = [Command(packet(COMMAND.COM_QUERY, text.encode(encoding))) for text in statements]
-        is_mariadb = "mariadb" in wire.server_version.lower()
+    def __init__(self, facts: Facts) -> None:
+        self._facts = facts
+        self.one_write = facts.one_write
+        statements = facts.statements
         expected: dict[str, object] = {}
-        if has_roles:
-            expected["CURRENT_ROLE()"] = role
-            if not is_mariadb:
+        if facts.has_roles:
+            statements = (*statements[:-1], _only_as(facts.role, statements[-1]))
+            expected["CURRENT_ROLE()"] = facts.role
+            if not facts.is_mariadb:
                 expected[_RESOURCE_GROUP] = b"USR_default"
                 expected[_TRACES] = b"0"
-        if wire.db:
-            name = wire.db.encode(encoding) if isinstance(wire.db, str) else wire.db
-            self._return = [Command(packet(COMMAND.COM_INIT_DB, name))]
+        self._init = [Command(packet(COMMAND.COM_QUERY, statement)) for statement in statements]
+        self._return: list[Command] = []
+        if facts.database is not None:
+            self._return.append(Command(packet(COMMAND.COM_INIT_DB, facts.database)))
         else:  # no command leads from a current database to none
             expected["DATABASE()"] = None
+        self._ask_all: list[Command] = []
         if expected:
-            self._ask_all = [_question(expected)]
-        if is_mariadb:
+            self._ask_all.append(_question(expected))
+        if facts.is_mariadb:
             # A question of its own: a profile that goes on unseen has the one before in it.
             self._ask_all.append(_question({_PROFILES: b"0"}))
+        self._resets = {asking: self._reset(asking) for asking in (False, True)}
 
     def mask(self) -> int:
-        """Return the marks that call for `commands()`."""
-        if self.reset == "auto" and self.can_prove:
+        """Return the marks that call for `script()`."""
+        if self._facts.reset == "auto" and self._facts.can_prove:
             return TOUCHED | SUSPECT | RETIRE | INSERT_ID | IN_TRANSACTION | HOLDS
         return ENDED
 
-    def commands(self, marks: int) -> list[Command]:
+    def script(self, marks: int) -> Script:
         """Return what must be sent to a session that a lease has left with these marks (design: docs/architecture.md).
 
         Raises NotRestorable.
         """
         if marks & RETIRE:
             raise NotRestorable("not restorable")
-        if self.reset == "rollback":
-            return [_HEAVY_ROLLBACK] if marks & (IN_TRANSACTION | HOLDS | TOUCHED) else []
-        if self.can_prove and not marks & TOUCHED:
-            return self._light_commands(marks)
+        facts = self._facts
+        if facts.reset == "rollback":
+            return _ONLY_ROLLBACK if marks & (_HAS_TRANSACTION | TOUCHED) else _NOTHING
+        if facts.can_prove and not marks & TOUCHED:
+            return _WITHOUT_RESET[marks & (_HAS_TRANSACTION | WROTE | INSERT_ID)]
         if marks & SUSPECT and marks & IN_TRANSACTION:  # perhaps XA, out of sight
             raise NotRestorable("not restorable")
-        if self.init_connect:  # a reset loses what it did, and the server does not run it again
+        if facts.init_connect:  # a reset loses what it did, and the server does not run it again
             raise NotRestorable("init_connect")
+        asking = marks & SUSPECT or not facts.can_prove or (marks & DATABASE and not self._return)
+        return self._resets[bool(asking)]
+
+    def _reset(self, asking: bool) -> Script:
         commands = [_RESET]
-        # Before autocommit is switched off, with which a question would keep a metadata lock.
-        if marks & SUSPECT or not self.can_prove or (marks & DATABASE and not self._return):
+        if asking:  # before autocommit is switched off, with which a question would keep a metadata lock
             commands += self._ask_all
         # The database is named again because a reset takes its character set away from it, or it may be another one;
         # not before SET NAMES, in which the name is sent, nor behind init_command, which may lead elsewhere.
-        return commands + self._init[:1] + self._return + self._init[1:]
+        return Script(*commands, *self._init[:1], *self._return, *self._init[1:])
 
-    @staticmethod
-    def _light_commands(marks: int) -> list[Command]:
-        commands = []
-        if marks & (IN_TRANSACTION | HOLDS):
-            commands.append(_HEAVY_ROLLBACK if marks & WROTE else _LIGHT_ROLLBACK)
-        if marks & INSERT_ID:
-            commands.append(_FORGET_INSERT_ID)
-        return commands
+
+@lru_cache(maxsize=64)
+def restoration(facts: Facts) -> Restoration:
+    """Return how sessions are restored of which this is true."""
+    return Restoration(facts)
+
+
+class LightReply:
+    """The reply to a light command: one OK packet. Without state, so that one serves all.
+
+    For sessions with tracking, since nothing else can prove that a light command will do.
+    """
+
+    __slots__ = ()
+
+    is_light = True
+
+    def feed(self, sequence: int, data: bytes) -> bool:
+        """Do as Reply.feed()."""
+        if sequence != 1 or data[0] != 0:
+            raise NotRestorable("bad reply")
+        if data not in _good_replies:
+            status = Ok(data, True).status
+            if status & (STATUS_MORE_RESULTS | STATUS_IN_TRANS):
+                raise NotRestorable("bad reply" if status & STATUS_MORE_RESULTS else "still in a transaction")
+            if len(_good_replies) < _MOST_GOOD_REPLIES:
+                _good_replies.add(data)
+        return True
+
+
+_good_replies: set[bytes] = set()  # servers repeat themselves
+_MOST_GOOD_REPLIES = 64
+
+LIGHT_REPLY: Final = LightReply()
 
 
 class Reply:
@@ -166,6 +237,8 @@ class Reply:
 
     __slots__ = ("_columns", "_command", "_has_tracking", "_rows", "_sequence", "_stage")
 
+    is_light = False
+
     def __init__(self, command: Command, has_tracking: bool) -> None:
         self._command = command
         self._has_tracking = has_tracking
@@ -174,11 +247,6 @@ class Reply:
         self._stage: Callable[[Reply, bytes], bool] = Reply._first
         self._columns = 0
         self._rows: list[bytes] = []
-
-    @property
-    def is_light(self) -> bool:
-        """Whether a statement may be sent behind it."""
-        return self._command.is_light
 
     def feed(self, sequence: int, data: bytes) -> bool:
         """Take the next packet; say whether it was the last. Raises NotRestorable if all is not well."""

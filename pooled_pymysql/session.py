@@ -1,5 +1,6 @@
 """One server session, from after its opening until its end."""
 
+import _socket
 import contextlib
 import enum
 import socket
@@ -12,9 +13,9 @@ from typing import Any
 from pymysql import err
 from pymysql.constants import COMMAND
 
-from .liveness import readable
+from .liveness import is_only_data, readable
 from .replies import Tracked
-from .restoration import Command, NotRestorable, Reply, Restoration, packet
+from .restoration import LIGHT_REPLY, LightReply, NotRestorable, Reply, Restoration, Script, packet
 from .tracking import TOUCHED
 
 try:
@@ -26,6 +27,11 @@ except ImportError:  # a Python without TLS
 
 
 _parents_readers: list[Any] = []
+
+_CHUNK = 65536  # bytes read at once
+# Where the system can be asked for what has arrived: not TLS, nor gevent's and eventlet's sockets.
+_DONT_WAIT = getattr(socket, "MSG_DONTWAIT", None)
+_RECV = None if _DONT_WAIT is None else _socket.socket.recv
 
 RESTORE_TIMEOUT = 10.0  # seconds that the server has to restore a session, where that is waited for at release
 VALIDATION_TIMEOUT = 2.0  # seconds for a reset that has nothing to undo
@@ -59,7 +65,9 @@ class Session:
     __slots__ = (
         "__weakref__",
         "_inbox",
+        "_is_light",
         "_recipe",
+        "ahead",
         "answer_by",
         "asked_at",
         "end_reason",
@@ -132,8 +140,11 @@ class Session:
         # What the last lease left: written when it parts from the session. Marks outside the mask need no restoring.
         self.marks = 0
         self.restore_mask = recipe.mask()
+        # What is to be sent in front of the next statement, in the same write.
+        self.ahead: Script | None = None
         # The replies that nobody has read yet, oldest first, and their bytes that have arrived.
-        self.owed: list[Reply] = []
+        self.owed: list[Reply | LightReply] = []
+        self._is_light = False  # none of them is waited for; see owes_little
         self._inbox = bytearray()
 
     @property
@@ -146,15 +157,21 @@ class Session:
     def restore(self) -> str | None:
         """Send what undoes the last lease's doings, by its marks; the replies are read later (see `owed`).
 
-        Returns why the session cannot be restored and must be closed, or None. Does not wait for the server, unless
-        `one_write` is off.
+        What nobody but the next lease could see is sent with its first statement (see `ahead`). Returns why the session
+        cannot be restored and must be closed, or None. Does not wait for the server, unless `one_write` is off.
         """
         recipe = self._recipe
         try:
-            commands = recipe.commands(self.marks)
-            if commands:
-                self._send(commands, recipe.one_write)
-                self.answer_by = time.monotonic() + ROLLBACK_TIMEOUT
+            script = recipe.script(self.marks)
+            if not script.data:
+                return None
+            if script.is_private and recipe.one_write:
+                self.ahead = script
+                return None
+            if script.resets:  # which does that, too
+                self.ahead = None
+            self._send(script, recipe.one_write)
+            self.answer_by = time.monotonic() + ROLLBACK_TIMEOUT
         except NotRestorable as reason:
             return str(reason)
         except OSError:
@@ -179,14 +196,24 @@ class Session:
         Only behind a ROLLBACK that undoes nothing and behind `DO`, under the rule that a bad reply to them fails the
         statement as a lost connection.
         """
-        return self._recipe.one_write and not self._inbox and all(reply.is_light for reply in self.owed)
+        return self._is_light and not self._inbox
 
-    def _send(self, commands: list[Command], one_write: bool) -> None:
+    def owe(self, script: Script) -> None:
+        """Expect the replies to a script that is sent in one write."""
+        if script.is_light:
+            self._is_light = self._is_light or not self.owed
+            self.owed += [LIGHT_REPLY] * len(script.commands)
+        else:
+            self._is_light = False
+            self.owed += [Reply(command, self.has_tracking) for command in script.commands]
+
+    def _send(self, script: Script, one_write: bool) -> None:
         if one_write:
-            self.owed += [Reply(command, self.has_tracking) for command in commands]
-            self.sock.sendall(b"".join(command.packet for command in commands))
+            self.owe(script)
+            self.sock.sendall(script.data)
             return
-        for command in commands:
+        self._is_light = False
+        for command in script.commands:
             self.owed.append(Reply(command, self.has_tracking))
             self.sock.sendall(command.packet)
             if self.collect(time.monotonic() + RESTORE_TIMEOUT) is not Mail.READ:
@@ -197,14 +224,19 @@ class Session:
 
         Never blocks without a deadline, TLS included.
         """
-        timeout = self.sock.gettimeout()
+        sock = self.sock
+        timeout = sock.gettimeout()
+        at_once = deadline is None and timeout is None and type(sock).recv is _RECV
         try:
             while self.owed:
-                left = 0.0 if deadline is None else deadline - time.monotonic()
-                if not self.poll(0) and left <= 0 and not self._has_pending():
-                    return Mail.UNDER_WAY
-                self.sock.settimeout(max(left, 0.0))
-                chunk = self.sock.recv(65536)
+                if at_once:
+                    chunk = sock.recv(_CHUNK, _DONT_WAIT)
+                else:
+                    left = 0.0 if deadline is None else deadline - time.monotonic()
+                    if not self.poll(0) and left <= 0 and not self._has_pending():
+                        return Mail.UNDER_WAY
+                    sock.settimeout(max(left, 0.0))
+                    chunk = sock.recv(_CHUNK)
                 if not chunk:
                     return Mail.BAD
                 self._inbox += chunk
@@ -214,9 +246,24 @@ class Session:
         except (OSError, NotRestorable, err.MySQLError, ValueError, IndexError, struct.error):
             return Mail.BAD
         finally:
-            if self.sock.fileno() >= 0:
-                self.sock.settimeout(timeout)
+            if not at_once and sock.fileno() >= 0:
+                sock.settimeout(timeout)
         return Mail.BAD if self._inbox else Mail.READ
+
+    def is_ready(self) -> bool:
+        """Say whether a statement may be sent now, as far as can be seen without reading or waiting.
+
+        False is no verdict: what is owed, or has arrived, must be looked at.
+        """
+        arrived = self.poll(0)
+        if not self.owed:
+            return not arrived
+        # Light replies are read with the statement's: what has come must be theirs, unless the server hung up behind.
+        return self.owes_little and (not arrived or is_only_data(arrived))
+
+    def is_lost(self) -> bool:
+        """Say whether a session that was ready has been lost meanwhile, before anything was sent; does not wait."""
+        return not self.is_ready() and (not self.owed or self.collect() is not Mail.READ or bool(self.poll(0)))
 
     def _has_pending(self) -> bool:
         """Say whether TLS holds decrypted bytes that poll does not see."""

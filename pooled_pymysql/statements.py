@@ -10,15 +10,14 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
-import pymysql
 from pymysql import err
 from pymysql.charset import charset_by_name
 from pymysql.constants import CLIENT, COMMAND, CR
 
-from .driver import C
+from .driver import IS_1_2, C
 from .exceptions import LeaseBusy
 from .liveness import wait_readable
-from .packets import MAX_PACKET, Ok
+from .packets import MAX_PACKET, Ok, Packets
 from .replies import IN_FLIGHT, PREPARING, RESULT_OPEN, Result
 from .session import Session
 from .sharing import CLOSED_MEANWHILE, Shared, _here
@@ -42,8 +41,7 @@ _JUST_NOW = 0.000025
 
 _LOOK_CLOSER = MAY_BE_MANY | READS_FOUND_ROWS | READS_ROW_COUNT
 
-_IS_1_2 = pymysql.VERSION >= (1, 2)
-_ENCODING_ERRORS = () if _IS_1_2 else ("surrogateescape",)
+_ENCODING_ERRORS = () if IS_1_2 else ("surrogateescape",)
 
 _prelude = struct.Struct("<IB").pack  # length in 24 bits, sequence number 0; the command
 _header = struct.Struct("<I").pack
@@ -90,7 +88,7 @@ class Speaker(Shared[C]):
             return
         if self._is_unused:
             self._is_unused = False
-            if not session.owed and time.monotonic() - session.looked_at > _JUST_NOW and session.poll(0):
+            if time.monotonic() - session.looked_at > _JUST_NOW and session.is_lost():
                 session = self.replace_session()
         if command == COMMAND.COM_QUERY:
             marks = marks_of_statement(sql, self.encoding, self.server_status)
@@ -102,7 +100,17 @@ class Speaker(Shared[C]):
             self._marks |= marks & ~SELECTED | EXECUTED
         else:
             self._note_command(command)
-        self._put(command, sql)
+        self._put_behind(session, command, sql)
+
+    def _put_behind(self, session: Session, command: int, data: bytes) -> None:
+        """Send a command behind all that restores the session, and read the replies to that."""
+        ahead = session.ahead
+        if ahead is None:
+            self._put(command, data)
+        else:
+            self._put(command, data, ahead.data)
+            session.owe(ahead)
+            session.ahead = None
         if session.owed:
             self._read_owed(session)
 
@@ -118,18 +126,18 @@ class Speaker(Shared[C]):
         """Lease another session: this one has died before anything was sent; in a turn."""
         raise NotImplementedError
 
-    def _put(self, command: int, data: bytes) -> None:
-        """Send the packets of a command.
+    def _put(self, command: int, data: bytes, ahead: bytes = b"") -> None:
+        """Send the packets of a command, behind those of others.
 
         https://dev.mysql.com/doc/dev/mysql-server/latest/page_protocol_basic_packets.html
         """
         size = len(data) + 1
         if size < MAX_PACKET:
-            self._put_bytes(_prelude(size, command) + data)
+            self._put_bytes(ahead + _prelude(size, command) + data)
             self._next_seq_id = 1
             return
         rest = memoryview(data)[MAX_PACKET - 1 :]
-        self._put_bytes(_prelude(MAX_PACKET, command) + data[: MAX_PACKET - 1])
+        self._put_bytes(ahead + _prelude(MAX_PACKET, command) + data[: MAX_PACKET - 1])
         sequence = 1
         while True:
             size = min(MAX_PACKET, len(rest))
@@ -142,7 +150,8 @@ class Speaker(Shared[C]):
 
     def _put_bytes(self, data: bytes) -> None:
         try:
-            self._prepare_to_write()
+            if not IS_1_2 or self._current_timeout != self._write_timeout:
+                self._prepare_to_write()
             send = self._sock.sendall
             self._flight = IN_FLIGHT
             send(data)
@@ -150,16 +159,10 @@ class Speaker(Shared[C]):
             self._force_close()
             raise err.OperationalError(CR.CR_SERVER_GONE_ERROR, f"MySQL server has gone away ({error!r})") from error
 
-    if _IS_1_2:
-
-        def _prepare_to_write(self) -> None:
-            if self._current_timeout != self._write_timeout:
-                self._sock.settimeout(self._write_timeout)
-                self._current_timeout = self._write_timeout
-    else:
-
-        def _prepare_to_write(self) -> None:
-            self._sock.settimeout(self._write_timeout)
+    def _prepare_to_write(self) -> None:
+        self._sock.settimeout(self._write_timeout)
+        if IS_1_2:
+            self._current_timeout = self._write_timeout
 
     def _execute_command(self, command: int, sql: Any) -> None:
         # For code that uses PyMySQL's private parts: it reads the reply by itself, and nothing keeps others out.
@@ -203,13 +206,17 @@ class Speaker(Shared[C]):
         A bad one means that the statement just sent ran in an unknown state: its own reply is never believed.
         """
         sequence = self._next_seq_id
+        owed = session.owed
         try:
-            while session.owed:
-                self._next_seq_id = 1
-                data = self._read_packet().get_all_data()
-                if not session.owed[0].feed(1, data):
-                    raise err.InternalError("bad reply")
-                del session.owed[0]
+            packets = Packets(self)
+            try:
+                while owed:
+                    packets.sequence = 1
+                    if not owed[0].feed(1, packets.next()):
+                        raise err.InternalError("bad reply")
+                    del owed[0]
+            finally:
+                packets.settle()
         except Exception as error:
             self._force_close()
             text = f"Lost connection to MySQL server during query (session not restored: {error})"
@@ -226,9 +233,7 @@ class Speaker(Shared[C]):
         first = b"SELECT 1" if "mariadb" in self.server_version.lower() else b"SELECT 1 FROM DUAL WHERE FALSE"
         kept = self._marks | FORGOTTEN
         for statement in (first, b"SET @@session.autocommit = @@session.autocommit"):
-            self._put(COMMAND.COM_QUERY, statement)
-            if session.owed:
-                self._read_owed(session)
+            self._put_behind(session, COMMAND.COM_QUERY, statement)
             self.read_reply()
         self._marks = kept
 
@@ -329,13 +334,13 @@ class Speaker(Shared[C]):
         """Return the rows of SHOW WARNINGS."""
         return self.converse(COMMAND.COM_QUERY, b"SHOW WARNINGS", self.read_reply).rows
 
-    def ping(self, reconnect: bool | None = not _IS_1_2) -> None:
+    def ping(self, reconnect: bool | None = not IS_1_2) -> None:
         """Ask the server for a sign of life, as PyMySQL does.
 
         With `reconnect`, a connection that is closed or fails connects again. One that is merely busy does not:
         raises LeaseBusy, or OperationalError 2014 within another command of this thread.
         """
-        if reconnect and _IS_1_2:
+        if reconnect and IS_1_2:
             text = "The 'reconnect' argument is deprecated. Create a new connection if you want to reconnect."
             warnings.warn(text, DeprecationWarning, 2)
         if self._sock is None:

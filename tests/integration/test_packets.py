@@ -15,6 +15,8 @@ from pymysql.constants import COMMAND
 from servers import Server, wait_until
 
 import pooled_pymysql
+from pooled_pymysql import liveness
+from pooled_pymysql.liveness import is_only_data
 
 RESET = 0x1F
 # What a touched session is sent: the reset, the init statement, its database.
@@ -192,6 +194,76 @@ def test_a_statement_goes_out_behind_a_rollback_without_waiting_for_it(
         proxy.let_go()
         assert answer.result(10) == ((8,),)
     lease.close()
+
+
+@pytest.mark.parametrize("tells_hangups", [True, False])
+def test_a_rollback_that_was_answered_meanwhile_does_not_cost_the_session(
+    proxy: HoldingProxy, connect: Connect, table: str, monkeypatch: pytest.MonkeyPatch, tells_hangups: bool
+) -> None:
+    if not tells_hangups:
+        monkeypatch.setattr(liveness, "_POLLRDHUP", 0)
+    (number,) = warm(connect, pool={"max_size": 1})
+    lease = connect(pool={"max_size": 1})
+    run(lease, f"SELECT * FROM {table}")
+    proxy.clear()
+    proxy.hold(lease)
+    lease.close()
+    lease = connect(pool={"max_size": 1})
+    proxy.let_go()
+    wait_until(lambda: lease._session.poll(0), what="the reply")
+    assert run(lease, "SELECT 8") == ((8,),)
+    assert lease.thread_id() == number
+    assert proxy.commands == [ROLLBACK, query("SELECT 8")]
+    lease.close()
+
+
+@pytest.mark.parametrize("when", ["before it is leased", "before its first statement"])
+def test_a_session_that_hangs_up_behind_a_rollback_is_replaced(
+    proxy: HoldingProxy, connect: Connect, admin: Any, table: str, when: str
+) -> None:
+    lease = connect(pool={"max_size": 1})
+    run(lease, f"SELECT * FROM {table}")
+    number, session = lease.thread_id(), lease._session
+    lease.close()
+    if when == "before its first statement":
+        lease = connect(pool={"max_size": 1})
+        assert lease._session is session
+    run(admin, f"KILL {number}")
+    wait_until(lambda: session.poll(0) and not is_only_data(session.poll(0)), what="the end of the link")
+    if when == "before it is leased":
+        lease = connect(pool={"max_size": 1})
+    assert run(lease, "SELECT 8") == ((8,),)
+    assert lease.thread_id() != number
+    lease.close()
+
+
+FORGET = query("DO LAST_INSERT_ID(0)")
+
+
+def test_an_insert_id_is_cleared_with_the_next_statement(proxy: HoldingProxy, connect: Connect, table: str) -> None:
+    options: dict[str, Any] = {"autocommit": True, "pool": {"max_size": 1}}
+    warm(connect, **options)
+    proxy.clear()
+    insert = f"INSERT INTO {table} (a) VALUES (1)"
+    for _ in range(3):
+        with connect(**options) as lease:
+            run(lease, insert)
+        connect(**options).close()
+    with connect(**options) as lease:
+        assert run(lease, "SELECT LAST_INSERT_ID()") == ((0,),)
+    assert proxy.commands == [*3 * [query(insert), FORGET], query("SELECT LAST_INSERT_ID()")]
+
+
+def test_an_insert_id_is_cleared_once(proxy: HoldingProxy, connect: Connect, table: str) -> None:
+    options: dict[str, Any] = {"autocommit": True, "pool": {"max_size": 1, "validate_after": 0}}
+    warm(connect, **options)
+    with connect(**options) as lease:
+        run(lease, f"INSERT INTO {table} (a) VALUES (1)")
+    proxy.clear()
+    with connect(**options) as lease:  # after a reset, which clears it too
+        assert run(lease, "SELECT LAST_INSERT_ID()") == ((0,),)
+    assert proxy.commands[0][0] == RESET
+    assert FORGET not in proxy.commands
 
 
 @pytest.mark.parametrize("release", ["rollback", "reset"])

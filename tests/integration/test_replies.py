@@ -278,6 +278,19 @@ def test_a_row_that_spans_packets_by_several_values_is_read(connect: Connect, la
             assert (a, len(b), len(c)) == (1, 9 * MIB, 9 * MIB)
 
 
+@pytest.mark.parametrize("size", [100, (1 << 24) - 3, (1 << 24) - 2, (1 << 24) - 1])  # with the command's byte
+def test_an_insert_id_is_cleared_before_statements_of_any_length(
+    connect: Connect, large_packets: None, admin: Any, database: str, size: int
+) -> None:
+    run(admin, f"CREATE TABLE {database}.t (id INT AUTO_INCREMENT PRIMARY KEY)")
+    with connect(charset="latin1", autocommit=True) as connection:
+        run(connection, f"INSERT INTO {database}.t VALUES (NULL)")
+    with connect(charset="latin1", autocommit=True) as connection:
+        sql = "SELECT LAST_INSERT_ID(), LENGTH('{}')"
+        length = size - len(sql) + 2
+        assert run(connection, sql.format("x" * length)) == ((0, length),)
+
+
 # Several results
 
 PROCEDURE = """CREATE PROCEDURE p() BEGIN

@@ -89,7 +89,7 @@ def test_who_is_ahead_is_told_from_valid_figures_of_rivals(found: dict[str, Any]
     (row,) = found["rows"]
     (told,) = results.beaten([row], ["faster", "slower", "void", "gone"])
     assert told == f"Lease + SELECT 1: 1.20; faster 1.10. To close it: {results.LEASE}."
-    (told,) = results.beaten([{**row, "key": "cold"}], ["faster"])
+    (told,) = results.beaten([{**row, "key": "spike"}], ["faster"])
     assert "opening_limit" in told
     assert results.beaten([row], ["slower", "void"]) == []
     (told,) = results.beaten([{**row, "better": "higher"}], ["faster", "slower"])

@@ -40,5 +40,5 @@ def read_one(packets: Packets) -> None:
 def test_an_interruption_behind_a_read_does_not_make_it_read_twice(data: bytes) -> None:
     reader = Interrupted(data)
     with pytest.raises(KeyboardInterrupt):
-        read_one(Packets(SimpleNamespace(_rfile=reader, _peek=lambda: data, _next_seq_id=1)))
+        read_one(Packets(SimpleNamespace(_rfile=reader, _peek=lambda: data, _next_seq_id=1, reader_ahead=None)))
     assert reader.asked == len(data)
