@@ -136,7 +136,7 @@ class Connection(Speaker[C]):
             self._open = None
         if self._alarms:  # who waits for the open result fails at once
             self.ring()
-        session.marks = marks_of_end(self._marks, state["server_status"])
+        session.marks = marks_of_end(self._marks, state["server_status"], session.first_status)
         if sock is None:
             return "lost"
         if sock is not session.sock or sock.fileno() < 0:

@@ -25,8 +25,11 @@ from .tracking import (
     OPENED,
     RETIRE,
     SELECTED,
+    STATUS_AUTOCOMMIT,
+    STATUS_IN_TRANS,
     STATUS_MORE_RESULTS,
     SUSPECT,
+    SWITCHES,
     TOUCHED,
     WROTE,
     lenenc,
@@ -110,6 +113,11 @@ class Tracked(DriverConnection[C]):
 
     def _told(self, marks: int) -> int:
         """Return what the server's marks mean: a routine behind a harmless statement may have done anything."""
+        if self._statement & SWITCHES and marks == TOUCHED:
+            status = self.server_status
+            if status & STATUS_AUTOCOMMIT and not status & STATUS_IN_TRANS:  # nothing is held but by a transaction
+                self._marks &= ~(OPENED | WROTE)
+            return CLEAN
         return marks if self._statement & TOUCHED else marks | SUSPECT | DATABASE
 
     def note_error(self, error: err.MySQLError) -> None:

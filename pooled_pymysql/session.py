@@ -72,6 +72,7 @@ class Session:
         "asked_at",
         "end_reason",
         "expires_at",
+        "first_status",
         "has_tracking",
         "holder",
         "idle_limit",
@@ -99,6 +100,7 @@ class Session:
     asked_at: float
     end_reason: str
     expires_at: float
+    first_status: int
     has_tracking: bool
     holder: int
     idle_limit: float
@@ -117,6 +119,7 @@ class Session:
         now = time.monotonic()
         self._recipe = recipe
         self.pristine: dict[str, Any] = vars(wire)
+        self.first_status = int(wire.server_status)
         self.has_tracking = wire._has_tracking
         self.sock = wire._sock
         self.poll = readable(self.sock)

@@ -23,6 +23,7 @@ READS_ROW_COUNT: Final = 128  # asks for ROW_COUNT(), which a clean lease leaves
 IN_TRANSACTION: Final = 4096  # a transaction is open
 OPENED: Final = 16384  # with autocommit off: may hold metadata locks or a savepoint, of which no status tells
 ENDS: Final = 32768  # ends a transaction
+SWITCHES: Final = 131072  # sets autocommit and nothing else: no touch if it is as it was when the lease ends
 HOLDS: Final = 65536  # metadata locks may be held, or a savepoint kept, without a transaction
 ENDED: Final = 8192  # the lease has ended
 FORGOTTEN: Final = 2048  # what the last lease left in FOUND_ROWS() was cleared
@@ -80,7 +81,11 @@ _TRANSACTION = re.compile(
 _LONGEST_TRANSACTION = 200
 _TRANSACTION_VERBS = frozenset(b"BEGIN START COMMIT ROLLBACK RELEASE".split())
 
-_KNOWN = {b"COMMIT": ENDS, b"ROLLBACK": ENDS, b"BEGIN": CLEAN}
+_KNOWN = {
+    b"COMMIT": ENDS, b"ROLLBACK": ENDS, b"BEGIN": CLEAN,
+    # As PyMySQL's autocommit() sends it: Django does so at both ends of a transaction.
+    b"SET AUTOCOMMIT = 0": SWITCHES, b"SET AUTOCOMMIT = 1": SWITCHES,
+}  # fmt: skip
 _known = dict(_KNOWN)  # and the harmless statements of late
 _LONGEST_KNOWN = 200
 _MOST_KNOWN = 1024
@@ -216,8 +221,10 @@ def _look_again(text: bytes, encoding: str, status: int) -> int:
     return marks
 
 
-def marks_of_end(marks: int, status: int) -> int:
-    """Return the marks of a lease that ends, given the last status of its server."""
+def marks_of_end(marks: int, status: int, first_status: int) -> int:
+    """Return the marks of a lease that ends, given the last status of its server and that of a new session."""
+    if marks & SWITCHES and (status ^ first_status) & STATUS_AUTOCOMMIT:
+        marks |= TOUCHED
     if status & STATUS_IN_TRANS:
         marks |= IN_TRANSACTION
     elif marks & OPENED and not status & STATUS_AUTOCOMMIT:

@@ -196,6 +196,38 @@ def test_a_statement_goes_out_behind_a_rollback_without_waiting_for_it(
     lease.close()
 
 
+SWITCH = {value: query(f"SET AUTOCOMMIT = {int(value)}") for value in (False, True)}
+
+
+@pytest.mark.parametrize("autocommit", [True, False])
+def test_autocommit_that_is_back_where_it_was_costs_no_reset(
+    proxy: HoldingProxy, connect: Connect, table: str, autocommit: bool
+) -> None:
+    warm(connect, autocommit=autocommit)
+    proxy.clear()
+    update = f"UPDATE {table} SET a = a + 1"
+    for _ in range(3):
+        with connect(autocommit=autocommit) as lease:
+            lease.autocommit(not autocommit)
+            run(lease, update)
+            lease.commit()
+            lease.autocommit(autocommit)
+    with connect(autocommit=autocommit) as lease:
+        run(lease, "SELECT 'end'")
+    turn = [SWITCH[not autocommit], query(update), query("COMMIT"), SWITCH[autocommit]]
+    assert proxy.commands == [*3 * turn, query("SELECT 'end'")]
+
+
+def test_autocommit_that_stays_switched_is_restored(proxy: HoldingProxy, connect: Connect) -> None:
+    warm(connect, autocommit=True)
+    with connect(autocommit=True) as lease:
+        lease.autocommit(False)
+        proxy.clear()
+    assert commands_of(proxy, 1)[0][0] == RESET
+    with connect(autocommit=True) as lease:
+        assert run(lease, "SELECT @@autocommit") == ((1,),)
+
+
 @pytest.mark.parametrize("tells_hangups", [True, False])
 def test_a_rollback_that_was_answered_meanwhile_does_not_cost_the_session(
     proxy: HoldingProxy, connect: Connect, table: str, monkeypatch: pytest.MonkeyPatch, tells_hangups: bool

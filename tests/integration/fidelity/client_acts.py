@@ -177,6 +177,38 @@ def _autocommit_off_and_insert(lease: Any, stage: Stage) -> None:
     stage.run("INSERT INTO {db}.t (v) VALUES ('open')")
 
 
+def _autocommit_off_and_back(lease: Any, stage: Stage) -> None:
+    """Do as Django does for a transaction."""
+    lease.autocommit(False)
+    stage.run("INSERT INTO {db}.t (v) VALUES ('in a transaction')")
+    lease.commit()
+    lease.autocommit(True)
+    stage.run("SELECT v FROM {db}.t")
+
+
+def _autocommit_off_and_back_in_a_transaction(lease: Any, stage: Stage) -> None:
+    lease.autocommit(False)
+    stage.run("SELECT v FROM {db}.t")
+    stage.run("SAVEPOINT fidelity")
+    lease.autocommit(True)
+
+
+def _autocommit_on_and_back(lease: Any, stage: Stage) -> None:
+    lease.autocommit(True)
+    stage.run("SELECT v FROM {db}.t")
+    lease.begin()
+    stage.run("INSERT INTO {db}.t (v) VALUES ('begun')")
+    lease.autocommit(False)
+    stage.run("SELECT v FROM {db}.t")
+    stage.run("SAVEPOINT fidelity")
+
+
+def _autocommit_and_a_variable(lease: Any, stage: Stage) -> None:
+    lease.autocommit(False)
+    stage.run("SET @a = 1")
+    lease.autocommit(True)
+
+
 def _many_cursors(lease: Any, stage: Stage) -> None:
     for _ in range(3):
         stage.held.append(lease.cursor())
@@ -190,6 +222,10 @@ ACTS = [
     act("autocommit_on", lambda lease, stage: lease.autocommit(True)),
     act("autocommit_off", lambda lease, stage: lease.autocommit(False)),
     act("autocommit_off_and_insert", _autocommit_off_and_insert),
+    act("autocommit_off_and_back", _autocommit_off_and_back),
+    act("autocommit_off_and_back_in_a_transaction", _autocommit_off_and_back_in_a_transaction),
+    act("autocommit_on_and_back", _autocommit_on_and_back),
+    act("autocommit_and_a_variable", _autocommit_and_a_variable),
     act("set_charset_gbk", lambda lease, stage: lease.set_character_set("gbk")),
     act("set_charset_latin1", lambda lease, stage: lease.set_character_set("latin1", "latin1_german2_ci")),
     act(
