@@ -15,6 +15,7 @@ from pymysql.cursors import Cursor
 from .arguments import Arguments, SharedTLS
 from .driver import IS_1_2
 from .options import PoolOptions
+from .reader import Reader
 from .replies import CLIENT_DEPRECATE_EOF, CLIENT_SESSION_TRACK, IN_FLIGHT, LANDED, Tracked
 from .restoration import TRACKING, Facts, Restoration, packet, restoration
 from .session import Session
@@ -24,38 +25,20 @@ _BOTH = CLIENT_SESSION_TRACK | CLIENT_DEPRECATE_EOF
 
 Answer = tuple[Any, ...] | err.MySQLError  # the rows, or what the server refused
 
-_MOST_AHEAD = 448  # bytes: more than most replies of an opening; larger buffers cost each session a page of memory
-
-
-class Ahead:
-    """What was read ahead, as far as `Packets` uses a reader."""
-
-    __slots__ = ("data",)
-
-    data: bytearray
-
-    def __init__(self) -> None:
-        self.data = bytearray()
-
-    def read(self, size: int) -> bytes:
-        """Take bytes that are there."""
-        data = bytes(self.data[:size])
-        del self.data[:size]
-        return data
+_AHEAD = 448  # bytes: more than most replies of an opening
 
 
 class Wire(Tracked):
     """A connection for our own traffic while a session is opened: all reads and writes together end at `deadline`.
 
-    It reads from the socket itself, past the session's buffered reader, which stays empty. Once it is logged in it
-    reads ahead; never before, since what was sent in the clear must not be taken for part of what TLS protects.
+    Once it is logged in it reads ahead; never before, since what was sent in the clear must not be taken for part of
+    what TLS protects.
     """
 
-    __slots__ = ("_most_ahead", "deadline", "reader_ahead")
+    __slots__ = ("_reader", "deadline")
 
-    _most_ahead: int  # bytes
+    _reader: Reader
     deadline: float
-    reader_ahead: Ahead
     client_flag: int
     host_info: str
 
@@ -69,16 +52,10 @@ class Wire(Tracked):
         return left
 
     def _peek(self) -> bytes:
-        ahead = self.reader_ahead.data
-        if not ahead:
-            ahead += self._receive(self._most_ahead)
-        return bytes(ahead)
+        return self._reader.peek()
 
     def _read_bytes(self, num_bytes: int) -> bytes:
-        ahead = self.reader_ahead
-        while (missing := num_bytes - len(ahead.data)) > 0:
-            ahead.data += self._receive(max(missing, self._most_ahead))
-        return ahead.read(num_bytes)
+        return self._reader.read(num_bytes)
 
     def _receive(self, most: int) -> bytes:
         """Return what arrives next, `most` bytes of it."""
@@ -115,11 +92,14 @@ class Wire(Tracked):
         self._closed = False
         try:
             self._sock = self._unix_socket() if self.unix_socket else self._tcp_socket()
-            self._rfile = self._sock.makefile("rb")
+            self._reader = self._rfile = Reader(self._receive, ahead=1)
             self._next_seq_id = 0
             self._get_server_information()
             self._authenticate(wants_tracking)
-            self._most_ahead = _MOST_AHEAD
+            if self._rfile is not self._reader:  # PyMySQL makes another on top of TLS
+                self._rfile.close()
+                self._rfile = self._reader
+            self._reader.ahead = _AHEAD
         except BaseException as error:
             self._force_close()
             if isinstance(error, OSError):
@@ -202,7 +182,7 @@ class Wire(Tracked):
         return first.rows or ()
 
     def _expect_no_more(self) -> None:
-        if self.reader_ahead.data:
+        if self._reader.data:
             raise err.InternalError("the server said more than it was asked for")
 
 
@@ -242,6 +222,7 @@ def open_session(arguments: Arguments, tls: SharedTLS, options: PoolOptions, pid
         wire._force_close()
         raise
     wire._sock.settimeout(None)
+    wire._rfile = Reader(wire._sock.recv)
     if IS_1_2:
         wire._current_timeout = None
     # Sessions that were opened together must not end together.
@@ -264,8 +245,6 @@ def _new_wire(arguments: Arguments, tls: SharedTLS, pid: int) -> Wire:
     if arguments.password is not None:
         state["password"] = _password_bytes(arguments.password)
     wire.__dict__ = state
-    wire.reader_ahead = Ahead()
-    wire._most_ahead = 0
     wire._has_tracking = False
     wire._marks = 0
     wire._flight = LANDED

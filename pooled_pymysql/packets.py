@@ -83,8 +83,8 @@ class Packets:
 
     def __init__(self, connection: Any) -> None:
         self.connection = connection
-        self.reader = connection.reader_ahead or connection._rfile
-        self.buffer = buffer = connection._peek()
+        self.reader = reader = connection._rfile
+        self.buffer = buffer = reader.data or connection._peek()
         self.position = 0
         self.end = len(buffer)
         self.sequence = connection._next_seq_id
@@ -115,17 +115,12 @@ class Packets:
         return data
 
     def settle(self) -> None:
-        """Tell the connection and its reader how far we are.
-
-        May be called again after an interruption. Where we are is forgotten before the reader goes on, since going on
-        twice would wait for bytes that nobody has sent.
-        """
+        """Tell the connection and its reader how far we are; may be called again after an interruption."""
         self.connection._next_seq_id = self.sequence
         position, self.position = self.position, 0
         if position:
-            self.buffer = self.buffer[position:]
+            self.buffer = self.reader.data = self.buffer[position:]
             self.end -= position
-            self.reader.read(position)
 
     def _hear_farewell(self, data: bytes) -> None:
         """Raise what the server said before it closed the connection; PyMySQL would show a lost one."""

@@ -70,7 +70,6 @@ class Tracked(DriverConnection[C]):
     _marks: int  # of the lease
     _open: "Result | None"  # the result that goes on, while `_flight` is RESULT_OPEN
     _statement: int  # marks of the last statement's text
-    reader_ahead: Any = None  # what `_peek()` reads from, where that is not the connection's own reader
     server_status: int
 
     def land(self) -> None:
@@ -170,7 +169,7 @@ class Tracked(DriverConnection[C]):
         try:
             if not IS_1_2 or self._current_timeout != self._read_timeout:
                 self._prepare_to_read()
-            data: bytes = self._rfile.peek(1)
+            data: bytes = self._rfile.peek()
         except OSError as error:
             self._force_close()
             text = f"Lost connection to MySQL server during query ({error})"
@@ -233,7 +232,7 @@ class Result(DriverResult):
                     self._read_result_set(packets, data)
             finally:
                 packets.settle()
-            if packets.end and not self.follows:  # bytes that belong to no reply
+            if packets.reader.data and not self.follows:  # bytes that belong to no reply
                 connection._marks |= RETIRE
         finally:
             self.connection = None
@@ -481,7 +480,7 @@ def next_arrival(connection: Tracked[Any], deadline: float) -> int | None:
     timeout = sock.gettimeout()
     sock.settimeout(max(0.0, deadline - time.monotonic()))
     try:
-        data: bytes = connection._rfile.peek(1)
+        data: bytes = connection._rfile.peek()
     except (OSError, ValueError):
         return None
     finally:

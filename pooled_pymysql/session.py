@@ -26,8 +26,6 @@ except ImportError:  # a Python without TLS
         """Never raised."""
 
 
-_parents_readers: list[Any] = []
-
 _CHUNK = 65536  # bytes read at once
 # Where the system can be asked for what has arrived: not TLS, nor gevent's and eventlet's sockets.
 _DONT_WAIT = getattr(socket, "MSG_DONTWAIT", None)
@@ -308,17 +306,10 @@ class Session:
                 self.sock.sendall(packet(COMMAND.COM_QUIT))
         except OSError:
             pass
-        # RuntimeError: closed from within a read of this very thread, by a signal handler or a converter.
-        with contextlib.suppress(OSError, RuntimeError):
-            self.pristine["_rfile"].close()
         with contextlib.suppress(OSError):
             self.sock.close()
 
     def abandon(self) -> None:
-        """Close a forked child's descriptor without a byte on the wire.
-
-        The reader is kept for ever: a thread of the parent may have held its lock, for which closing it would wait.
-        """
-        _parents_readers.append(self.pristine["_rfile"])
+        """Close a forked child's descriptor without a byte on the wire."""
         with contextlib.suppress(OSError):
             socket.close(self.sock.detach())

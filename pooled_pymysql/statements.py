@@ -18,6 +18,7 @@ from .driver import IS_1_2, C
 from .exceptions import LeaseBusy
 from .liveness import wait_readable
 from .packets import MAX_PACKET, Ok, Packets
+from .reader import Reader
 from .replies import IN_FLIGHT, PREPARING, RESULT_OPEN, Result
 from .session import Session
 from .sharing import CLOSED_MEANWHILE, Shared, _here
@@ -168,6 +169,12 @@ class Speaker(Shared[C]):
         # For code that uses PyMySQL's private parts: it reads the reply by itself, and nothing keeps others out.
         self.take_turn(self._send, command, sql)
 
+    def _request_authentication(self) -> None:
+        # For a connection without a pool: PyMySQL reads up to here, and we from here on.
+        super()._request_authentication()
+        self._rfile.close()
+        self._rfile = Reader(self._sock.recv)
+
     # Before a command
 
     def finish_results(self) -> None:
@@ -192,7 +199,7 @@ class Speaker(Shared[C]):
         timeout = sock.gettimeout()
         sock.settimeout(0)
         try:
-            if self._rfile.peek(1):
+            if self._rfile.peek():
                 return True
         except OSError:  # TLS: nothing that is whole
             pass

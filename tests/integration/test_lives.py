@@ -19,6 +19,7 @@ from servers import Server, wait_until
 import pooled_pymysql
 from pooled_pymysql import registry, stock
 from pooled_pymysql.housekeeper import Housekeeper
+from pooled_pymysql.reader import Reader
 
 COM_RESET_CONNECTION = 0x1F
 COM_QUIT = 0x01
@@ -325,7 +326,7 @@ def test_reason_of_an_idle_kill_is_told_as_it_is(server: Server) -> None:
     lease = pooled_pymysql.connect(**server.kwargs(ssl_disabled=True))
     ours, theirs = socket.socketpair()
     lease._sock, real = ours, lease._sock
-    lease._rfile = ours.makefile("rb")
+    lease._rfile = Reader(ours.recv)
     theirs.sendall(packet)
     with pytest.raises(pymysql.err.OperationalError) as caught:
         lease.query("SELECT 1")

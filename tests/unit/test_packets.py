@@ -2,43 +2,66 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 from types import SimpleNamespace
+from typing import Any
 
+import pymysql
 import pytest
 
 from pooled_pymysql.packets import Packets
+from pooled_pymysql.reader import Reader
 
 ERROR = b"\x09\0\0\1\xff\x28\x04#42000"
 OK = b"\x07\0\0\1\0\0\0\2\0\0\0"
 
 
-class Interrupted:
-    """A reader that is interrupted just behind its first read, and knows how much was asked for."""
-
-    def __init__(self, data: bytes) -> None:
-        self.reader = io.BytesIO(data)
-        self.asked = 0
-
-    def read(self, size: int) -> bytes:
-        data = self.reader.read(size)
-        self.asked += size
-        if self.asked == size:
-            raise KeyboardInterrupt
-        return data
-
-
-def read_one(packets: Packets) -> None:
-    try:
-        packets.next()
-        packets.settle()
-    finally:
-        packets.settle()  # as the callers do; a second read would wait on the network
+def connection(*chunks: bytes) -> Any:
+    """Stand in for a connection whose server sends these, a chunk each time it is read from."""
+    arriving = iter(chunks)
+    reader = Reader(lambda _size: next(arriving))
+    return SimpleNamespace(_rfile=reader, _peek=reader.peek, _next_seq_id=1)
 
 
 @pytest.mark.parametrize("data", [ERROR, OK])
-def test_an_interruption_behind_a_read_does_not_make_it_read_twice(data: bytes) -> None:
-    reader = Interrupted(data)
-    with pytest.raises(KeyboardInterrupt):
-        read_one(Packets(SimpleNamespace(_rfile=reader, _peek=lambda: data, _next_seq_id=1, reader_ahead=None)))
-    assert reader.asked == len(data)
+def test_settling_twice_is_settling_once(data: bytes) -> None:
+    # As the callers do behind an error, and behind an interruption.
+    of = connection(data + b"rest")
+    packets = Packets(of)
+    with contextlib.suppress(pymysql.err.MySQLError):
+        packets.next()
+    for _ in range(2):
+        packets.settle()
+        assert (of._rfile.data, of._next_seq_id) == (b"rest", 2)
+
+
+@pytest.mark.parametrize("ahead", [1, 2, 100, 16384])
+def test_a_reader_gives_what_was_asked_for_however_it_arrives(ahead: int) -> None:
+    whole = bytes(range(200)) * 3
+    for piece in (1, 2, 7, 599, 600):
+        source = io.BytesIO(whole)
+        reader = Reader(lambda most, source=source, piece=piece: source.read(min(most, piece)), ahead)  # type: ignore[misc]
+        assert reader.read(3) == whole[:3]
+        seen = reader.peek()
+        assert seen == reader.peek() == whole[3 : 3 + len(seen)] != b""
+        assert reader.read(500) == whole[3:503]
+        assert reader.read(500) == whole[503:]  # the end
+        assert (reader.read(1), reader.peek()) == (b"", b"")
+
+
+def test_a_reader_asks_for_no_more_than_it_may() -> None:
+    asked: list[int] = []
+
+    def receive(most: int) -> bytes:
+        asked.append(most)
+        return b"x" * min(most, 3)
+
+    assert Reader(receive, ahead=1).read(7) == b"x" * 7
+    assert asked == [7, 4, 1]
+    del asked[:]
+    Reader(receive).read(16_390)
+    assert asked[:3] == [16_390, 16_387, 16_384]
+    assert set(asked[3:]) == {16_384}
+    Reader(lambda most: asked.append(most) or b"").read(1 << 30)  # type: ignore[func-returns-value]
+    assert asked[-1] == 262_144
