@@ -26,6 +26,7 @@ from .tracking import (
     DATABASE,
     EXECUTED,
     FORGOTTEN,
+    LONGEST_KNOWN,
     MAY_BE_MANY,
     READS_FOUND_ROWS,
     READS_ROW_COUNT,
@@ -33,6 +34,7 @@ from .tracking import (
     SELECTED,
     SUSPECT,
     TOUCHED,
+    known_marks,
     marks_of_statement,
 )
 
@@ -46,6 +48,19 @@ _ENCODING_ERRORS = () if IS_1_2 else ("surrogateescape",)
 
 _prelude = struct.Struct("<IB").pack  # length in 24 bits, sequence number 0; the command
 _header = struct.Struct("<I").pack
+
+
+def _put_rest(send: Callable[[Any], object], data: bytes) -> int:
+    """Send the packets behind the first one of a command; return the sequence number of what comes then."""
+    rest = memoryview(data)[MAX_PACKET - 1 :]
+    sequence = 1
+    while True:
+        size = min(MAX_PACKET, len(rest))
+        send(_header(size | sequence << 24) + rest[:size])
+        sequence = (sequence + 1) & 0xFF
+        rest = rest[size:]
+        if size < MAX_PACKET:
+            return sequence
 
 
 class Speaker(Shared[C]):
@@ -69,7 +84,7 @@ class Speaker(Shared[C]):
         self._send(command, sql)
         return read()
 
-    def _send(self, command: int, sql: Any) -> None:
+    def _send(self, command: int, sql: Any) -> None:  # noqa: PLR0912  each call less counts, so it is one function
         """Send a command, after all that must come before it; in a turn."""
         if not self._sock:
             raise err.InterfaceError(0, "")
@@ -80,28 +95,44 @@ class Speaker(Shared[C]):
             self.change_thread()
         self._picked_up = False
         self.__dict__["_result"] = None
-        if type(sql) is not bytes:
-            # executemany() builds a bytearray
+        if type(sql) is not bytes:  # executemany() builds a bytearray
             sql = sql.encode(self.encoding) if isinstance(sql, str) else bytes(sql)
         session = self._session
         if session is None:
             self._put(command, sql)
             return
         if self._is_unused:
-            self._is_unused = False
-            if time.monotonic() - session.looked_at > _JUST_NOW and session.is_lost():
-                session = self.replace_session()
+            session = self._begin_use(session)
         if command == COMMAND.COM_QUERY:
-            marks = marks_of_statement(sql, self.encoding, self.server_status)
+            marks: int | None = known_marks(sql) if len(sql) <= LONGEST_KNOWN else None
+            if marks is None:
+                marks = marks_of_statement(sql, self.encoding, self.server_status)
             if marks & _LOOK_CLOSER:
-                if marks & MAY_BE_MANY and self.client_flag & CLIENT.MULTI_STATEMENTS:
-                    marks |= SUSPECT | DATABASE
-                self._forget_counts(session, marks)
+                marks = self._look_closer(session, marks)
             self._statement = marks
             self._marks |= marks & ~SELECTED | EXECUTED
         else:
             self._note_command(command)
-        self._put_behind(session, command, sql)
+        if session.ahead is None:
+            self._put(command, sql)
+            if session.owed:
+                self._read_owed(session)
+        else:
+            self._put_behind(session, command, sql)
+
+    def _begin_use(self, session: Session) -> Session:
+        """Return the session for the lease's first command: another one if this one was lost meanwhile."""
+        self._is_unused = False
+        if time.monotonic() - session.looked_at > _JUST_NOW and session.is_lost():
+            return self.replace_session()
+        return session
+
+    def _look_closer(self, session: Session, marks: int) -> int:
+        """Return the marks of a statement that may be several, after clearing what it may ask of earlier leases."""
+        if marks & MAY_BE_MANY and self.client_flag & CLIENT.MULTI_STATEMENTS:
+            marks |= SUSPECT | DATABASE
+        self._forget_counts(session, marks)
+        return marks
 
     def _put_behind(self, session: Session, command: int, data: bytes) -> None:
         """Send a command behind all that restores the session, and read the replies to that."""
@@ -128,34 +159,22 @@ class Speaker(Shared[C]):
         raise NotImplementedError
 
     def _put(self, command: int, data: bytes, ahead: bytes = b"") -> None:
-        """Send the packets of a command, behind those of others.
+        """Send the packets of a command, behind those of others, in one write if there is only one.
 
         https://dev.mysql.com/doc/dev/mysql-server/latest/page_protocol_basic_packets.html
         """
         size = len(data) + 1
-        if size < MAX_PACKET:
-            self._put_bytes(ahead + _prelude(size, command) + data)
-            self._next_seq_id = 1
-            return
-        rest = memoryview(data)[MAX_PACKET - 1 :]
-        self._put_bytes(ahead + _prelude(MAX_PACKET, command) + data[: MAX_PACKET - 1])
-        sequence = 1
-        while True:
-            size = min(MAX_PACKET, len(rest))
-            self._put_bytes(_header(size | sequence << 24) + rest[:size])
-            sequence = (sequence + 1) & 0xFF
-            rest = rest[size:]
-            if size < MAX_PACKET:
-                break
-        self._next_seq_id = sequence
-
-    def _put_bytes(self, data: bytes) -> None:
         try:
             if not IS_1_2 or self._current_timeout != self._write_timeout:
                 self._prepare_to_write()
             send = self._sock.sendall
             self._flight = IN_FLIGHT
-            send(data)
+            if size < MAX_PACKET:
+                send(ahead + _prelude(size, command) + data)
+                self._next_seq_id = 1
+            else:
+                send(ahead + _prelude(MAX_PACKET, command) + data[: MAX_PACKET - 1])
+                self._next_seq_id = _put_rest(send, data)
         except OSError as error:
             self._force_close()
             raise err.OperationalError(CR.CR_SERVER_GONE_ERROR, f"MySQL server has gone away ({error!r})") from error
@@ -312,15 +331,15 @@ class Speaker(Shared[C]):
 
     def begin(self) -> None:
         """Begin a transaction."""
-        self.converse(COMMAND.COM_QUERY, b"BEGIN", self._read_ok_packet)
+        self.take_turn(self._exchange, COMMAND.COM_QUERY, b"BEGIN", self._read_ok_packet)
 
     def commit(self) -> None:
         """Commit the transaction (PEP 249)."""
-        self.converse(COMMAND.COM_QUERY, b"COMMIT", self._read_ok_packet)
+        self.take_turn(self._exchange, COMMAND.COM_QUERY, b"COMMIT", self._read_ok_packet)
 
     def rollback(self) -> None:
         """Roll the transaction back (PEP 249)."""
-        self.converse(COMMAND.COM_QUERY, b"ROLLBACK", self._read_ok_packet)
+        self.take_turn(self._exchange, COMMAND.COM_QUERY, b"ROLLBACK", self._read_ok_packet)
 
     def select_db(self, db: Any) -> None:
         """Change the current database."""

@@ -87,7 +87,8 @@ _KNOWN = {
     b"SET AUTOCOMMIT = 0": SWITCHES, b"SET AUTOCOMMIT = 1": SWITCHES,
 }  # fmt: skip
 _known = dict(_KNOWN)  # and the harmless statements of late
-_LONGEST_KNOWN = 200
+known_marks = _known.get  # for statements of at most LONGEST_KNOWN bytes: what marks_of_statement() would say, or None
+LONGEST_KNOWN: Final = 200
 _MOST_KNOWN = 1024
 
 # Verbs of statements that a reset undoes completely, or that act outside the session. All others (CALL, EXECUTE,
@@ -145,7 +146,7 @@ def marks_of_statement(sql: bytes, encoding: str, status: int) -> int:  # noqa: 
     `encoding` and `status` (the server status before it) decide whether quotes can be trusted. Costs about 1 µs for
     200 bytes and no more for a megabyte.
     """
-    known = _known.get(sql) if len(sql) <= _LONGEST_KNOWN else None
+    known = known_marks(sql) if len(sql) <= LONGEST_KNOWN else None
     if known is not None:
         return known
     head = _HEAD.match(sql, 0, _MAX_HEAD)
@@ -161,7 +162,7 @@ def marks_of_statement(sql: bytes, encoding: str, status: int) -> int:  # noqa: 
             marks |= OPENED
         if _HIDDEN.search(text) is not None:
             return marks | _look_again(text, encoding, status)
-        if len(sql) <= _LONGEST_KNOWN:
+        if len(sql) <= LONGEST_KNOWN:
             _remember(sql, marks)
         return marks
     if verb in _TRANSACTION_VERBS and len(sql) <= _LONGEST_TRANSACTION and _TRANSACTION.fullmatch(sql):
