@@ -207,7 +207,7 @@ class Pool(Stock):
             raise self._closed_error() from None
         if session is not None:
             session.looked_at = now = _monotonic()
-            if now < session.validate_at and session.is_ready():
+            if now < session.validate_at and (session.is_ready() if session.owed else not session.poll(0)):
                 return session
         return self._acquire_slowly(session, arguments, self._options.timeout if timeout is _UNSET else timeout)
 

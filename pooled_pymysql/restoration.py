@@ -3,7 +3,7 @@
 import struct
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Final, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 from pymysql.constants import COMMAND
 
@@ -50,16 +50,61 @@ class Command:
         self.expected = expected  # the one row that the reply must have
 
 
+class LightReply:
+    """The reply to a light command: one OK packet. Without state, so that one serves all.
+
+    For sessions with tracking, since nothing else can prove that a light command will do.
+    """
+
+    __slots__ = ()
+
+    is_light = True
+
+    def feed(self, sequence: int, data: bytes) -> bool:
+        """Do as Reply.feed()."""
+        if sequence != 1 or data[0] != 0:
+            raise NotRestorable("bad reply")
+        status = Ok(data, True).status
+        if status & (STATUS_MORE_RESULTS | STATUS_IN_TRANS):
+            raise NotRestorable("bad reply" if status & STATUS_MORE_RESULTS else "still in a transaction")
+        if len(_good_packets) < _MOST_GOOD and len(data) < _LONGEST_GOOD:
+            _good_packets.add(_HEADER_OF_FIRST(len(data) | 1 << 24) + data)
+        return True
+
+
+_good_packets: set[bytes] = set()  # with their headers; servers repeat themselves
+_MOST_GOOD = 64
+_LONGEST_GOOD = 200
+_HEADER_OF_FIRST = struct.Struct("<I").pack  # length in 24 bits, sequence number
+
+
+def skip_good(data: bytes, owed: "list[Reply | LightReply]") -> int:
+    """Take light replies off those that are owed, as long as `data` begins with ones that have been good before.
+
+    Returns the number of bytes that these were.
+    """
+    start = 0
+    while owed and owed[0].is_light and start < len(data):
+        stop = start + 4 + data[start]
+        if data[start:stop] not in _good_packets:
+            break
+        del owed[0]
+        start = stop
+    return start
+
+
+_LIGHT_REPLY = LightReply()
 _RESET = Command(packet(COM_RESET_CONNECTION))
 
 
 class Script:
     """What is sent to a session, in one write or command by command."""
 
-    __slots__ = ("commands", "data", "is_light", "is_private", "resets")
+    __slots__ = ("commands", "data", "is_light", "is_private", "light_replies", "resets")
 
     commands: list[Command]
     data: bytes
+    light_replies: list[LightReply]  # what is owed for it, if it is light
     is_light: bool
     is_private: bool
     resets: bool
@@ -68,6 +113,7 @@ class Script:
         self.commands = list(commands)
         self.data = b"".join(command.packet for command in commands)
         self.is_light = all(command.is_light for command in commands)  # a statement may be sent behind it
+        self.light_replies = [_LIGHT_REPLY] * len(commands)
         self.is_private = is_private  # nobody but this very session can tell when it is done
         self.resets = _RESET in commands
 
@@ -198,35 +244,6 @@ class Restoration:
 def restoration(facts: Facts) -> Restoration:
     """Return how sessions are restored of which this is true."""
     return Restoration(facts)
-
-
-class LightReply:
-    """The reply to a light command: one OK packet. Without state, so that one serves all.
-
-    For sessions with tracking, since nothing else can prove that a light command will do.
-    """
-
-    __slots__ = ()
-
-    is_light = True
-
-    def feed(self, sequence: int, data: bytes) -> bool:
-        """Do as Reply.feed()."""
-        if sequence != 1 or data[0] != 0:
-            raise NotRestorable("bad reply")
-        if data not in _good_replies:
-            status = Ok(data, True).status
-            if status & (STATUS_MORE_RESULTS | STATUS_IN_TRANS):
-                raise NotRestorable("bad reply" if status & STATUS_MORE_RESULTS else "still in a transaction")
-            if len(_good_replies) < _MOST_GOOD_REPLIES:
-                _good_replies.add(data)
-        return True
-
-
-_good_replies: set[bytes] = set()  # servers repeat themselves
-_MOST_GOOD_REPLIES = 64
-
-LIGHT_REPLY: Final = LightReply()
 
 
 class Reply:

@@ -15,7 +15,7 @@ from pymysql.constants import COMMAND
 
 from .liveness import is_only_data, readable
 from .replies import Tracked
-from .restoration import LIGHT_REPLY, LightReply, NotRestorable, Reply, Restoration, Script, packet
+from .restoration import LightReply, NotRestorable, Reply, Restoration, Script, packet
 from .tracking import TOUCHED
 
 try:
@@ -166,12 +166,16 @@ class Session:
             script = recipe.script(self.marks)
             if not script.data:
                 return None
-            if script.is_private and recipe.one_write:
-                self.ahead = script
-                return None
-            if script.resets:  # which does that, too
-                self.ahead = None
-            self._send(script, recipe.one_write)
+            if script.is_light and recipe.one_write:
+                if script.is_private:
+                    self.ahead = script
+                    return None
+                self.owe(script)
+                self.sock.sendall(script.data)
+            else:
+                if script.resets:  # which does what was still to be sent, too
+                    self.ahead = None
+                self._send(script, recipe.one_write)
             self.answer_by = time.monotonic() + ROLLBACK_TIMEOUT
         except NotRestorable as reason:
             return str(reason)
@@ -203,7 +207,7 @@ class Session:
         """Expect the replies to a script that is sent in one write."""
         if script.is_light:
             self._is_light = self._is_light or not self.owed
-            self.owed += [LIGHT_REPLY] * len(script.commands)
+            self.owed += script.light_replies
         else:
             self._is_light = False
             self.owed += [Reply(command, self.has_tracking) for command in script.commands]

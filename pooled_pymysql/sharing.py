@@ -84,7 +84,9 @@ class Shared(Tracked[C]):
         self._by = None
         self._lasts = None
         self._picked_up = True
-        self.start_wire()
+        self._flight = LANDED
+        self._open = None
+        self._statement = TOUCHED
 
     def start_wire(self) -> None:
         """Begin on a new wire; the turn is the caller's."""

@@ -20,6 +20,7 @@ from .liveness import wait_readable
 from .packets import MAX_PACKET, Ok, Packets
 from .reader import Reader
 from .replies import IN_FLIGHT, PREPARING, RESULT_OPEN, Result
+from .restoration import skip_good
 from .session import Session
 from .sharing import CLOSED_MEANWHILE, Shared, _here
 from .tracking import (
@@ -234,6 +235,12 @@ class Speaker(Shared[C]):
         sequence = self._next_seq_id
         owed = session.owed
         try:
+            reader = self._rfile
+            data = reader.data or self._peek()
+            if skipped := skip_good(data, owed):
+                reader.data = data[skipped:]
+            if not owed:
+                return
             packets = Packets(self)
             try:
                 while owed:
