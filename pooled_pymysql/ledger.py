@@ -261,14 +261,14 @@ class Ledger(Generic[S]):
 
     # Opening
 
-    def begin_openings(self, now: float, time_limit: float, *, for_a_caller: bool = True) -> list[Opening]:
+    def begin_openings(self, now: float, time_limit: float, *, at_once: bool = True) -> list[Opening]:
         """Count as many sessions as opening as callers and min_size want, as far as the limits allow.
 
         `time_limit`: seconds after which an opening is to be given up. One that takes much longer than the last that
         went well is overdue: it is not counted on, so that others are opened beside it.
 
-        `for_a_caller`: somebody has just come. Without, those who wait already are left for a while to the sessions
-        that were just opened: where opening is slow these may well have served all of them before others are there.
+        `at_once`: something is new, a caller or room. Otherwise those who wait are left for a while to the sessions
+        that were just opened: where opening is slow, these may have served all of them before others are there.
         """
         begun: list[Opening] = []
         if self.closed or now < self.retry_at:
@@ -276,7 +276,7 @@ class Ledger(Generic[S]):
         patience = self.patience()
         under_way = sum(opening.since + patience > now for opening in self.openings)
         overdue = len(self.openings) - under_way
-        wanted = len(self.waiting) + len(self.watching) if for_a_caller or now >= self.pause_until else 0
+        wanted = len(self.waiting) + len(self.watching) if at_once or now >= self.pause_until else 0
         demand = max(wanted - under_way, self.min_size - self.size)
         limit = 1 if self.failures else self.opening_limit  # one probe, until it is known to be back
         limit -= max(0, overdue - _MOST_OVERDUE * self.opening_limit)
@@ -313,15 +313,15 @@ class Ledger(Generic[S]):
         """
         self.openings.discard(opening)
         self.opened += 1
-        self.opening_took = took = now - opening.since
-        pause = min(_LONGEST_PAUSE, took * _PAUSE_SHARE)
-        self.pause_until = now + pause if pause >= _LEAST_PAUSE else 0.0
+        self.opening_took = now - opening.since
         self.failures = 0
         self.failure = None
         self.retry_at = 0.0
         if self.closed or opening.end_reason or self.size >= self.max_size:
             self.closed_by_reason["pool closed" if self.closed else opening.end_reason or "resized"] += 1
             raise NotWanted
+        pause = min(_LONGEST_PAUSE, self.opening_took * _PAUSE_SHARE)
+        self.pause_until = now + pause if pause >= _LEAST_PAUSE else 0.0
         session.idle_since = now
         waiter = self._next(owing=False)
         if waiter is not None:

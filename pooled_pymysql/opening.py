@@ -57,12 +57,12 @@ class Wire(Tracked):
     def _read_bytes(self, num_bytes: int) -> bytes:
         return self._reader.read(num_bytes)
 
-    def _receive(self, most: int) -> bytes:
-        """Return what arrives next, `most` bytes of it."""
+    def recv(self, size: int, /) -> bytes:
+        """Return what arrives next, up to so many bytes."""
         try:
             left = self._remaining()
             self._sock.settimeout(left if self._read_timeout is None else min(left, self._read_timeout))
-            chunk: bytes = self._sock.recv(most)
+            chunk: bytes = self._sock.recv(size)
         except OSError as error:
             self._force_close()
             text = f"Lost connection to MySQL server during query ({error})"
@@ -92,7 +92,7 @@ class Wire(Tracked):
         self._closed = False
         try:
             self._sock = self._unix_socket() if self.unix_socket else self._tcp_socket()
-            self._reader = self._rfile = Reader(self._receive, ahead=1)
+            self._reader = self._rfile = Reader(self, ahead=1)
             self._next_seq_id = 0
             self._get_server_information()
             self._authenticate(wants_tracking)
@@ -222,7 +222,7 @@ def open_session(arguments: Arguments, tls: SharedTLS, options: PoolOptions, pid
         wire._force_close()
         raise
     wire._sock.settimeout(None)
-    wire._rfile = Reader(wire._sock.recv)
+    wire._rfile = Reader(wire._sock)
     if IS_1_2:
         wire._current_timeout = None
     # Sessions that were opened together must not end together.
@@ -273,17 +273,21 @@ def _initialise(wire: Wire, options: PoolOptions) -> tuple[Restoration, float]:
     if wire._has_tracking:
         last.append(f"{TRACKING}=1")
     statements = _statements(names, wire.init_command, last)
+    for statement in statements[:-1]:
+        wire.run(statement)
     question = f"SELECT CURRENT_ROLE(), {_QUESTIONS}"
+    can_prove = wire._has_tracking
     try:
-        answer = _run_all(wire, statements, question, options.one_write)
-        can_prove = wire._has_tracking
+        answer = _run_last(wire, statements[-1], question, options.one_write)
     except err.OperationalError as error:
         if error.args[0] != ER.UNKNOWN_SYSTEM_VARIABLE or not wire._has_tracking:
             raise
         can_prove = False
         done = len(statements) - 1
         statements = _statements(names, wire.init_command, last[:-1])
-        answer = _run_all(wire, statements[done:], question, options.one_write)
+        for statement in statements[done:]:
+            wire.run(statement)
+        (answer,) = wire.run_together(question)
     has_roles = True
     if isinstance(answer, err.MySQLError):
         if answer.args[0] not in _NO_ROLES:
@@ -308,7 +312,7 @@ def _initialise(wire: Wire, options: PoolOptions) -> tuple[Restoration, float]:
 
 
 def _as_bytes(text: Any, encoding: str) -> Any:
-    return text.encode(encoding) if isinstance(text, str) else text
+    return text.encode(encoding) if isinstance(text, str) else text if text is None else bytes(text)
 
 
 def _statements(names: str, init_command: str | None, last: list[str]) -> list[str]:
@@ -317,22 +321,18 @@ def _statements(names: str, init_command: str | None, last: list[str]) -> list[s
     return [names, init_command, *([f"SET {', '.join(last)}"] if last else [])]
 
 
-def _run_all(wire: Wire, statements: list[str], question: str, one_write: bool) -> Answer:
-    """Run statements, each only if the one before went well, and a question, whose answer is returned.
+def _run_last(wire: Wire, statement: str, question: str, one_write: bool) -> Answer:
+    """Run the last init statement and a question, whose answer is returned, in one write: that saves a round trip.
 
-    The question goes with the last statement: that saves a round trip. Not with an `init_command`, which may be of any
-    length, or not even text.
+    Not with an `init_command`, which may be of any length, or not even text.
     """
-    together = [question]
-    if one_write and statements and statements[-1] is not wire.init_command:
-        *statements, last = statements
-        together = [last, question]
-    for statement in statements:
-        wire.run(statement)
-    *before, answer = wire.run_together(*together)
-    for outcome in before:
-        if isinstance(outcome, err.MySQLError):
-            raise outcome
+    if one_write and statement is not wire.init_command:
+        done, answer = wire.run_together(statement, question)
+        if isinstance(done, err.MySQLError):
+            raise done
+        return answer
+    wire.run(statement)
+    (answer,) = wire.run_together(question)
     return answer
 
 

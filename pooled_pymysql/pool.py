@@ -235,7 +235,11 @@ class Pool(Stock):
             if session is None:
                 self._take_back()
                 session = self._take_or_wait(arguments, timeout, started)
-            mail = self._settle(session, max(session.opening_took, _WORTH_WAITING))
+            try:
+                mail = self._settle(session, max(session.opening_took, _WORTH_WAITING))
+            except BaseException:
+                self._retire(session, "interrupted")  # what it has been told by then may be lost
+                raise
             while mail is Mail.UNDER_WAY:
                 session, mail = self._watch(session, arguments, timeout, started)
             if mail is Mail.READ:
@@ -320,7 +324,7 @@ class Pool(Stock):
                 mail = self._wait_for_mail(session, waiter, timeout, started)
         except BaseException:
             self._return_gift(waiter)
-            self._put_back(session)
+            self._retire(session, "interrupted")  # what it has been told by then may be lost
             raise
         if other is not None:
             self._put_back(session)

@@ -1,9 +1,16 @@
 """What a session reads from: the bytes that have arrived and that nobody has taken yet."""
 
-from collections.abc import Callable
+from typing import Protocol
 
 AHEAD = 16_384  # bytes to ask for at least, as a rule: a buffer of that size is made each time
 _LARGEST = 262_144  # and at most
+
+
+class Source(Protocol):
+    """A socket, as far as it is read from."""
+
+    def recv(self, size: int, /) -> bytes:
+        """Return up to so many bytes, at least one; none at the end."""
 
 
 class Reader:
@@ -14,13 +21,13 @@ class Reader:
     there. For one thread at a time, the one whose turn it is.
     """
 
-    __slots__ = ("_receive", "ahead", "data")
+    __slots__ = ("_source", "ahead", "data")
 
     ahead: int
     data: bytes
 
-    def __init__(self, receive: Callable[[int], bytes], ahead: int = AHEAD) -> None:
-        self._receive = receive  # up to so many bytes, at least one; none at the end
+    def __init__(self, source: Source, ahead: int = AHEAD) -> None:
+        self._source = source
         self.data = b""
         self.ahead = ahead  # bytes to ask for where fewer are needed; 1: never more than that
 
@@ -28,7 +35,7 @@ class Reader:
         """Return what is there, receiving once if that is nothing; b"" at the end."""
         data = self.data
         if not data:
-            data = self.data = self._receive(self.ahead)
+            data = self.data = self._source.recv(self.ahead)
         return data
 
     def read(self, size: int) -> bytes:
@@ -38,7 +45,7 @@ class Reader:
         if missing > 0:
             chunks = [data]
             self.data = b""
-            while missing > 0 and (chunk := self._receive(min(max(missing, self.ahead), _LARGEST))):
+            while missing > 0 and (chunk := self._source.recv(min(max(missing, self.ahead), _LARGEST))):
                 chunks.append(chunk)
                 missing -= len(chunk)
             data = b"".join(chunks)

@@ -15,7 +15,7 @@ from pymysql.constants import COMMAND
 
 from .liveness import is_only_data, readable
 from .replies import Tracked
-from .restoration import LightReply, NotRestorable, Reply, Restoration, Script, packet
+from .restoration import LightReply, NotRestorable, Reply, Restoration, Script, packet, skip_good
 from .tracking import TOUCHED
 
 try:
@@ -233,6 +233,7 @@ class Session:
         timeout = sock.gettimeout()
         at_once = deadline is None and timeout is None and type(sock).recv is _RECV
         try:
+            self._sort_inbox()
             while self.owed:
                 if at_once:
                     chunk = sock.recv(_CHUNK, _DONT_WAIT)
@@ -256,19 +257,35 @@ class Session:
         return Mail.BAD if self._inbox else Mail.READ
 
     def is_ready(self) -> bool:
-        """Say whether a statement may be sent now, as far as can be seen without reading or waiting.
+        """Say whether a statement may be sent now, as far as can be told at once; takes light replies that have come.
 
         False is no verdict: what is owed, or has arrived, must be looked at.
         """
         arrived = self.poll(0)
         if not self.owed:
             return not arrived
-        # Light replies are read with the statement's: what has come must be theirs, unless the server hung up behind.
-        return self.owes_little and (not arrived or is_only_data(arrived))
+        return self.owes_little and (not arrived or (is_only_data(arrived) and self._take_good_replies()))
 
-    def is_lost(self) -> bool:
-        """Say whether a session that was ready has been lost meanwhile, before anything was sent; does not wait."""
-        return not self.is_ready() and (not self.owed or self.collect() is not Mail.READ or bool(self.poll(0)))
+    def _take_good_replies(self) -> bool:
+        """Take the light replies that have come, from a socket on which something has; say whether that was all."""
+        sock = self.sock
+        if sock.gettimeout() is not None or type(sock).recv is not _RECV:
+            return False
+        try:
+            data = sock.recv(_CHUNK, _DONT_WAIT)
+        except OSError:
+            return False
+        taken = skip_good(data, self.owed)
+        if taken < len(data):
+            self._inbox += data[taken:]
+        return taken == len(data) > 0
+
+    def is_still_ready(self) -> bool:
+        """Say whether a session that was ready is so a while later; does not wait, reads what it owes.
+
+        Where a reply has come in parts it is not: nothing can be sent behind it.
+        """
+        return self.is_ready() or (bool(self.owed) and self.collect() is Mail.READ and not self.poll(0))
 
     def _has_pending(self) -> bool:
         """Say whether TLS holds decrypted bytes that poll does not see."""

@@ -124,9 +124,13 @@ class Speaker(Shared[C]):
     def _begin_use(self, session: Session) -> Session:
         """Return the session for the lease's first command: another one if this one was lost meanwhile."""
         self._is_unused = False
-        if time.monotonic() - session.looked_at > _JUST_NOW and session.is_lost():
-            return self.replace_session()
-        return session
+        if time.monotonic() - session.looked_at <= _JUST_NOW:
+            return session
+        if session.owed:
+            self._flight = IN_FLIGHT  # an interruption may take away what has been read
+        is_ready = session.is_still_ready()
+        self._flight = PREPARING
+        return session if is_ready else self.replace_session()
 
     def _look_closer(self, session: Session, marks: int) -> int:
         """Return the marks of a statement that may be several, after clearing what it may ask of earlier leases."""
@@ -168,14 +172,14 @@ class Speaker(Shared[C]):
         try:
             if not IS_1_2 or self._current_timeout != self._write_timeout:
                 self._prepare_to_write()
+            if size < MAX_PACKET:
+                first = ahead + _prelude(size, command) + data
+            else:
+                first = ahead + _prelude(MAX_PACKET, command) + data[: MAX_PACKET - 1]
             send = self._sock.sendall
             self._flight = IN_FLIGHT
-            if size < MAX_PACKET:
-                send(ahead + _prelude(size, command) + data)
-                self._next_seq_id = 1
-            else:
-                send(ahead + _prelude(MAX_PACKET, command) + data[: MAX_PACKET - 1])
-                self._next_seq_id = _put_rest(send, data)
+            send(first)
+            self._next_seq_id = 1 if size < MAX_PACKET else _put_rest(send, data)
         except OSError as error:
             self._force_close()
             raise err.OperationalError(CR.CR_SERVER_GONE_ERROR, f"MySQL server has gone away ({error!r})") from error
@@ -193,7 +197,7 @@ class Speaker(Shared[C]):
         # For a connection without a pool: PyMySQL reads up to here, and we from here on.
         super()._request_authentication()
         self._rfile.close()
-        self._rfile = Reader(self._sock.recv)
+        self._rfile = Reader(self._sock)
 
     # Before a command
 

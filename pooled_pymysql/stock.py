@@ -208,18 +208,18 @@ class Stock:
             wake(waiter)
         self._open_more(self._arguments)
 
-    def _open_more(self, arguments: Arguments, *, for_a_caller: bool = True) -> None:
+    def _open_more(self, arguments: Arguments, *, at_once: bool = True) -> None:
         """Begin to open as many sessions as are wanted, on helper threads; does not block where there are threads."""
-        begun = self._begin_openings(arguments, for_a_caller=for_a_caller)
+        begun = self._begin_openings(arguments, at_once=at_once)
         self._open_beside(arguments, begun)
         if begun:
             self._housekeeper.watch(self)
             self._housekeeper.wake()  # which looks whether they are overdue
 
-    def _begin_openings(self, arguments: Arguments, *, for_a_caller: bool) -> list[Opening]:
+    def _begin_openings(self, arguments: Arguments, *, at_once: bool) -> list[Opening]:
         with self._lock:
             time_limit = arguments.connect_timeout or _FOREVER
-            return self._ledger.begin_openings(_monotonic(), time_limit, for_a_caller=for_a_caller)
+            return self._ledger.begin_openings(_monotonic(), time_limit, at_once=at_once)
 
     def _open_beside(self, arguments: Arguments, begun: list[Opening]) -> None:
         """Have each opened on a helper thread, or here where there is none."""
@@ -231,7 +231,7 @@ class Stock:
     def _open_on(self, arguments: Arguments, opening: Opening) -> None:
         """Open a session, and then more as long as they are wanted."""
         self._open(arguments, opening)
-        while begun := self._begin_openings(arguments, for_a_caller=False):
+        while begun := self._begin_openings(arguments, at_once=False):
             self._open_beside(arguments, begun[1:])
             self._open(arguments, begun[0])
 
@@ -255,7 +255,7 @@ class Stock:
             session.close()
         else:
             wake(waiter)
-            if ledger.waiting and (ledger.pause_until > now or ledger.patience() < patience):
+            if (ledger.waiting or ledger.watching) and (ledger.pause_until > now or ledger.patience() < patience):
                 self._housekeeper.wake()  # which looks earlier then
         self._tell("opened", session.opening_took)
 
@@ -281,7 +281,7 @@ class Stock:
         self._validate_idle()
         self._expire()
         self._give_up_openings()
-        self._open_more(self._arguments, for_a_caller=False)
+        self._open_more(self._arguments, at_once=False)
         pause = self._pause()
         if pause is None:
             self._empty_since = _monotonic()

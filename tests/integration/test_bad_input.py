@@ -441,6 +441,8 @@ BAD_ARGUMENTS: dict[str, dict[str, Any]] = {
     "user is a number": {"user": 5},
     "database is a number": {"database": 5},
     "init_command is a number": {"init_command": 5},
+    "init_command sets what is unknown": {"init_command": "SET sql_safe_updates=1, no_such_variable=1"},
+    "the same without autocommit": {"init_command": "SET no_such_variable=1", "autocommit": None},
     "sql_mode is a number": {"sql_mode": 5.5},
     "unix_socket is a number": {"unix_socket": 5},
     "bind_address is a number": {"bind_address": 5},

@@ -326,7 +326,7 @@ def test_reason_of_an_idle_kill_is_told_as_it_is(server: Server) -> None:
     lease = pooled_pymysql.connect(**server.kwargs(ssl_disabled=True))
     ours, theirs = socket.socketpair()
     lease._sock, real = ours, lease._sock
-    lease._rfile = Reader(ours.recv)
+    lease._rfile = Reader(ours)
     theirs.sendall(packet)
     with pytest.raises(pymysql.err.OperationalError) as caught:
         lease.query("SELECT 1")

@@ -17,6 +17,7 @@ from servers import Server, wait_until
 import pooled_pymysql
 from pooled_pymysql import liveness
 from pooled_pymysql.liveness import is_only_data
+from pooled_pymysql.session import Mail, Session
 
 RESET = 0x1F
 # What a touched session is sent: the reset, the init statement, its database.
@@ -194,6 +195,38 @@ def test_a_statement_goes_out_behind_a_rollback_without_waiting_for_it(
         proxy.let_go()
         assert answer.result(10) == ((8,),)
     lease.close()
+
+
+@pytest.mark.parametrize("chosen", [1, 2])  # while only that session is waited for, or others as well
+def test_an_interruption_of_waiting_for_a_reset_costs_that_session_alone(
+    proxy: HoldingProxy, connect: Connect, monkeypatch: pytest.MonkeyPatch, chosen: int
+) -> None:
+    (number,) = warm(connect, pool={"max_size": 1})
+    lease = connect(pool={"max_size": 1})
+    run(lease, "SET @a = 1")
+    proxy.hold(lease)
+    lease.close()
+    collect = Session.collect
+    waits = 0
+
+    def collect_in_vain(session: Session, deadline: float | None = None) -> Mail:
+        """Lose what has come, as an exception can that is delivered when a read returns."""
+        nonlocal waits
+        waits += deadline is not None
+        if waits != chosen:
+            return collect(session, deadline)
+        monkeypatch.setattr(Session, "collect", collect)
+        proxy.let_go()
+        session.sock.settimeout(5.0)
+        session.sock.recv(65536)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Session, "collect", collect_in_vain)
+    with pytest.raises(KeyboardInterrupt):
+        connect(pool={"max_size": 1})
+    with connect(pool={"max_size": 1}) as lease:
+        assert run(lease, "SELECT @a") == ((None,),)
+        assert lease.thread_id() != number
 
 
 SWITCH = {value: query(f"SET AUTOCOMMIT = {int(value)}") for value in (False, True)}

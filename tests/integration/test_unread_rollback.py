@@ -203,6 +203,26 @@ def test_what_was_sent_behind_a_refused_restoration_fails_and_is_not_believed(
         assert run(connection, "SELECT 7") == ((7,),)
 
 
+@pytest.mark.parametrize("changes", [{"command": misspell}, {"reply": refuse}], ids=["by the server", "on the way"])
+def test_a_refused_restoration_that_is_known_in_time_costs_no_statement(
+    *, proxy: MeddlingProxy, connect: Connect, wait_gone: Any, admin: Any, table: str, changes: Any
+) -> None:
+    connection = connect()
+    session = connection._session
+    connection.close()
+    number, _ = leave(connect, proxy, "reading", table, **changes)
+    wait_until(lambda: proxy.meddled == 1, what="the refusal")
+    proxy.let_go()
+    wait_until(lambda: session.poll(0), what="its arrival")
+    connection = connect()
+    run(connection, f"INSERT INTO {table} (a) VALUES (1)")
+    connection.commit()
+    assert connection.thread_id() != number
+    wait_gone(number)
+    connection.close()
+    assert rows(admin, table) == 1
+
+
 def test_an_acknowledged_row_stays_after_a_restoration_that_was_answered_late(
     proxy: MeddlingProxy, connect: Connect, admin: Any, table: str
 ) -> None:

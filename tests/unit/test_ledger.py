@@ -231,8 +231,8 @@ class LedgerMachine(RuleBasedStateMachine):
 
     # Opening
 
-    @rule(time_limit=st.sampled_from([1, 8, 20]), for_a_caller=st.booleans())
-    def begin_openings(self, time_limit: float, for_a_caller: bool = True) -> None:
+    @rule(time_limit=st.sampled_from([1, 8, 20]), at_once=st.booleans())
+    def begin_openings(self, time_limit: float, at_once: bool = True) -> None:
         overdue = sum(not self.is_counted_on(opening) for opening in self.openings)
         limit = 1 if self.failures else self.opening_limit
         limit -= max(0, overdue - 3 * self.opening_limit)
@@ -240,12 +240,12 @@ class LedgerMachine(RuleBasedStateMachine):
         while not self.closed and self.now >= self.retry_at:
             under_way, size = len(self.openings) - overdue + expected, self.size() + expected
             is_wanted = size < self.min_size
-            if for_a_caller or self.now >= self.pause_until:
+            if at_once or self.now >= self.pause_until:
                 is_wanted |= under_way < len(self.queue) + len(self.watchers)
             if not is_wanted or under_way >= limit or size >= self.max_size:
                 break
             expected += 1
-        openings = self.ledger.begin_openings(self.now, time_limit, for_a_caller=for_a_caller)
+        openings = self.ledger.begin_openings(self.now, time_limit, at_once=at_once)
         assert len(openings) == expected
         assert not self.due.keys() & set(openings)
         self.openings |= dict.fromkeys(openings, self.now)
@@ -306,8 +306,6 @@ class LedgerMachine(RuleBasedStateMachine):
         self.openings.pop(opening, None)
         self.opened += 1
         self.opening_took = self.now - opening.since
-        pause = min(self.opening_took / 4, 0.1)
-        self.pause_until = self.now + pause if pause >= 0.002 else 0
         self.failure, self.failures, self.retry_at = None, 0, 0
         reason = "pool closed" if self.closed else self.unwanted.get(opening, "resized")
         if reason != "resized" or self.size() >= self.max_size:
@@ -315,6 +313,8 @@ class LedgerMachine(RuleBasedStateMachine):
                 self.ledger.end_opening(opening, session, self.now)
             self.end([session], reason)
             return
+        pause = min(self.opening_took / 4, 0.1)
+        self.pause_until = self.now + pause if pause >= 0.002 else 0
         session.asked_at = session.idle_since = self.now
         self.look(session)
         expected = self.offer(session)
@@ -995,9 +995,19 @@ def test_those_who_wait_are_left_to_what_was_just_opened(took: float, pause: flo
         ledger.end_opening(opening, FakeSession(), opened)
     assert len(ledger.waiting) == 3
     if pause:
-        assert ledger.begin_openings(opened, FOREVER, for_a_caller=False) == []
+        assert ledger.begin_openings(opened, FOREVER, at_once=False) == []
         assert ledger.next_look(opened) == pytest.approx(pause)
-    assert len(ledger.begin_openings(opened + pause, FOREVER, for_a_caller=False)) == 2
+    assert len(ledger.begin_openings(opened + pause, FOREVER, at_once=False)) == 2
+
+
+def test_a_session_that_nobody_wants_any_more_makes_no_pause() -> None:
+    ledger: FakeLedger = Ledger(0, 20, None, 1)
+    queued(ledger, 1)
+    (opening,) = begun(ledger, 50)
+    ledger.drain()
+    with pytest.raises(NotWanted):
+        ledger.end_opening(opening, FakeSession(), 51)
+    assert len(ledger.begin_openings(51, FOREVER, at_once=False)) == 1
 
 
 def test_pause_between_openings_holds_up_neither_a_new_caller_nor_min_size() -> None:
@@ -1009,7 +1019,7 @@ def test_pause_between_openings_holds_up_neither_a_new_caller_nor_min_size() -> 
     ledger.end_opening(others[0], FakeSession(), 51)
     queued(ledger, 2)
     ledger.min_size = 3
-    assert len(ledger.begin_openings(51, FOREVER, for_a_caller=False)) == 1
+    assert len(ledger.begin_openings(51, FOREVER, at_once=False)) == 1
     assert len(begun(ledger, 51)) == 1
 
 

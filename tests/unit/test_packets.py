@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -17,10 +18,17 @@ ERROR = b"\x09\0\0\1\xff\x28\x04#42000"
 OK = b"\x07\0\0\1\0\0\0\2\0\0\0"
 
 
+class Source:
+    """Stands in for a socket."""
+
+    def __init__(self, recv: Callable[[int], bytes]) -> None:
+        self.recv = recv
+
+
 def connection(*chunks: bytes) -> Any:
     """Stand in for a connection whose server sends these, a chunk each time it is read from."""
     arriving = iter(chunks)
-    reader = Reader(lambda _size: next(arriving))
+    reader = Reader(Source(lambda _size: next(arriving)))
     return SimpleNamespace(_rfile=reader, _peek=reader.peek, _next_seq_id=1)
 
 
@@ -41,7 +49,7 @@ def test_a_reader_gives_what_was_asked_for_however_it_arrives(ahead: int) -> Non
     whole = bytes(range(200)) * 3
     for piece in (1, 2, 7, 599, 600):
         source = io.BytesIO(whole)
-        reader = Reader(lambda most, source=source, piece=piece: source.read(min(most, piece)), ahead)  # type: ignore[misc]
+        reader = Reader(Source(lambda size, source=source, piece=piece: source.read(min(size, piece))), ahead)  # type: ignore[misc]
         assert reader.read(3) == whole[:3]
         seen = reader.peek()
         assert seen == reader.peek() == whole[3 : 3 + len(seen)] != b""
@@ -53,15 +61,15 @@ def test_a_reader_gives_what_was_asked_for_however_it_arrives(ahead: int) -> Non
 def test_a_reader_asks_for_no_more_than_it_may() -> None:
     asked: list[int] = []
 
-    def receive(most: int) -> bytes:
-        asked.append(most)
-        return b"x" * min(most, 3)
+    def receive(size: int) -> bytes:
+        asked.append(size)
+        return b"x" * min(size, 3)
 
-    assert Reader(receive, ahead=1).read(7) == b"x" * 7
+    assert Reader(Source(receive), ahead=1).read(7) == b"x" * 7
     assert asked == [7, 4, 1]
     del asked[:]
-    Reader(receive).read(16_390)
+    Reader(Source(receive)).read(16_390)
     assert asked[:3] == [16_390, 16_387, 16_384]
     assert set(asked[3:]) == {16_384}
-    Reader(lambda most: asked.append(most) or b"").read(1 << 30)  # type: ignore[func-returns-value]
+    Reader(Source(lambda size: asked.append(size) or b"")).read(1 << 30)  # type: ignore[func-returns-value]
     assert asked[-1] == 262_144

@@ -16,7 +16,7 @@ from .scene import LOCKS, TABLE_EVENT, Scene, answer
 Probe = Callable[[Any, Scene], Any]
 
 # Attributes that no two connections share: of these, only the type is compared.
-OF_ITS_OWN = frozenset({"_rfile", "_result", "ctx", "salt", "server_thread_id"})
+OF_ITS_OWN = frozenset({"_result", "ctx", "salt", "server_thread_id"})
 
 # What the next command sets before it uses it: how far was read, and the time limit that the socket has just now.
 PASSING = frozenset({"_current_timeout", "_next_seq_id"})
@@ -45,7 +45,9 @@ def attributes(connection: Connection[Any]) -> dict[str, Any]:
         if name in PASSING:
             continue
         found[name] = type(value) if name in OF_ITS_OWN else value
-        if name == "_sock":
+        if name == "_rfile":  # what reads the socket is the package's own
+            found[name] = value is None
+        elif name == "_sock":
             found[name] = (type(value), value.family)
             found["knows_time_limit"] = (
                 getattr(connection, "_current_timeout", value.gettimeout()) == value.gettimeout()
