@@ -267,12 +267,12 @@ class Session:
         return self.owes_little and (not arrived or (is_only_data(arrived) and self._take_good_replies()))
 
     def _take_good_replies(self) -> bool:
-        """Take the light replies that have come, from a socket on which something has; say whether that was all."""
+        """Take the light replies that have come, from a socket on which bytes have; say whether that was all."""
         sock = self.sock
-        if sock.gettimeout() is not None or type(sock).recv is not _RECV:
+        if type(sock).recv is not _RECV:
             return False
         try:
-            data = sock.recv(_CHUNK, _DONT_WAIT)
+            data = sock.recv(_CHUNK)  # which has something to return, and nobody else reads
         except OSError:
             return False
         taken = skip_good(data, self.owed)
