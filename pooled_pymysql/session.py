@@ -27,6 +27,7 @@ except ImportError:  # a Python without TLS
 
 
 _CHUNK = 65536  # bytes read at once
+_LIGHT_CHUNK = 512  # the same of light replies: a buffer of that size is made each time
 # Where the system can be asked for what has arrived: not TLS, nor gevent's and eventlet's sockets.
 _DONT_WAIT = getattr(socket, "MSG_DONTWAIT", None)
 _RECV = None if _DONT_WAIT is None else _socket.socket.recv
@@ -264,15 +265,17 @@ class Session:
         arrived = self.poll(0)
         if not self.owed:
             return not arrived
-        return self.owes_little and (not arrived or (is_only_data(arrived) and self._take_good_replies()))
+        if not self._is_light or self._inbox:
+            return False
+        return not arrived or self._take_good_replies(arrived)
 
-    def _take_good_replies(self) -> bool:
-        """Take the light replies that have come, from a socket on which bytes have; say whether that was all."""
+    def _take_good_replies(self, arrived: object) -> bool:
+        """Take the light replies that have come, after what poll has told; say whether that was all."""
         sock = self.sock
-        if type(sock).recv is not _RECV:
+        if type(sock).recv is not _RECV or not is_only_data(arrived):
             return False
         try:
-            data = sock.recv(_CHUNK)  # which has something to return, and nobody else reads
+            data = sock.recv(_LIGHT_CHUNK)  # which has something to return, and nobody else reads
         except OSError:
             return False
         taken = skip_good(data, self.owed)
