@@ -16,7 +16,7 @@ from pymysql.constants import CR, FIELD_TYPE
 from pymysql.protocol import MysqlPacket
 
 from .driver import IS_1_2, C, DriverConnection, DriverField, DriverResult
-from .packets import HEADER, MAX_PACKET, TWO_SHORTS, Ok, Packets
+from .packets import ERROR, HEADER, MAX_PACKET, TWO_SHORTS, Ok, Packets
 from .tracking import (
     CLEAN,
     DATABASE,
@@ -158,11 +158,25 @@ class Tracked(DriverConnection[C]):
 
     def first_packet(self) -> bytes:
         """Read the first packet of a reply; raises what PyMySQL's _read_packet() raises."""
+        data = self.only_packet()
+        if data is not None:
+            return data
         packets = Packets(self)
         try:
             return packets.next()
         finally:
             packets.settle()
+
+    def only_packet(self) -> bytes | None:
+        """Take the next packet if it is all that has arrived, and no error; None: let Packets read on."""
+        reader = self._rfile
+        data: bytes = reader.data or self._peek()
+        size = len(data) - 4
+        if 0 < size < MAX_PACKET and HEADER(data)[0] == size | self._next_seq_id << 24 and data[4] != ERROR:
+            reader.data = b""
+            self._next_seq_id = (self._next_seq_id + 1) & 0xFF
+            return data[4:]
+        return None
 
     def _peek(self) -> bytes:
         """Return what the reader holds, reading once if it is empty; errors as in PyMySQL's _read_bytes()."""
@@ -193,21 +207,28 @@ class Result(DriverResult):
 
     connection: Any
     converters: list[tuple[str | None, Any]]
-    description: Any
     fields: list[Any]
-    has_next: Any
-    insert_id: int | None
-    message: Any
-    rows: Any
-    server_status: int | None
-    unbuffered_active: bool
-    warning_count: int
+
+    # What PyMySQL sets for each result anew, though most of it stays as it is.
+    affected_rows: int | None = None
+    description: Any = None
+    field_count: int = 0
+    has_next: Any = None
+    insert_id: int | None = None
+    message: Any = None
+    rows: Any = None
+    server_status: int | None = None
+    unbuffered_active: bool = False
+    warning_count: int = 0
 
     is_unbuffered = False
     abandoned: bool = False  # nobody wants what is still unread
     cut_off = False  # the connection was closed before the rest was read
     follows: bool = False  # another result comes behind this one on the wire
     following: "Result | err.MySQLError | None" = None  # what came behind it, once it was read for another thread
+
+    def __init__(self, connection: "Tracked[Any]") -> None:
+        self.connection = connection
 
     def __del__(self) -> None:
         """Nothing: PyMySQL reads the rest off the network here, wherever collection happens to run."""
@@ -218,24 +239,34 @@ class Result(DriverResult):
         """Read a reply to its end."""
         connection = self.connection
         try:
-            packets = Packets(connection)
-            try:
-                data = packets.next()
-                first = data[0]
-                if first == _OK and len(data) >= 7:
-                    self._take_ok(Ok(data, connection._has_tracking), connection)
-                elif first == _LOCAL_INFILE:
-                    packets.settle()
-                    self._read_load_local_packet(MysqlPacket(data, connection.encoding))
-                    packets.sequence = connection._next_seq_id
-                else:
-                    self._read_result_set(packets, data)
-            finally:
-                packets.settle()
-            if packets.reader.data and not self.follows:  # bytes that belong to no reply
-                connection._marks |= RETIRE
+            data = connection.only_packet()
+            if data is not None and data[0] == _OK and len(data) >= 7:
+                self._take_ok(Ok(data, connection._has_tracking), connection)
+            elif data is not None and data[0] == _LOCAL_INFILE:
+                self._read_load_local_packet(MysqlPacket(data, connection.encoding))
+            else:
+                self._read_packets(Packets(connection), data)
         finally:
             self.connection = None
+
+    def _read_packets(self, packets: Packets, data: bytes | None) -> None:
+        """Read a reply of several packets, of which the first may have been taken."""
+        connection = self.connection
+        try:
+            if data is None:
+                data = packets.next()
+            if data[0] == _OK and len(data) >= 7:
+                self._take_ok(Ok(data, connection._has_tracking), connection)
+            elif data[0] == _LOCAL_INFILE:
+                packets.settle()
+                self._read_load_local_packet(MysqlPacket(data, connection.encoding))
+                packets.sequence = connection._next_seq_id
+            else:
+                self._read_result_set(packets, data)
+        finally:
+            packets.settle()
+        if packets.reader.data and not self.follows:  # bytes that belong to no reply
+            connection._marks |= RETIRE
 
     def init_unbuffered_query(self) -> None:
         """Read a reply up to its first row."""

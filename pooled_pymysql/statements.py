@@ -45,7 +45,7 @@ _JUST_NOW = 0.000025
 
 _LOOK_CLOSER = MAY_BE_MANY | READS_FOUND_ROWS | READS_ROW_COUNT
 
-_ENCODING_ERRORS = () if IS_1_2 else ("surrogateescape",)
+_ENCODING_ERRORS = "strict" if IS_1_2 else "surrogateescape"
 
 _prelude = struct.Struct("<IB").pack  # length in 24 bits, sequence number 0; the command
 _header = struct.Struct("<I").pack
@@ -336,7 +336,7 @@ class Speaker(Shared[C]):
     def query(self, sql: Any, unbuffered: bool = False) -> Any:
         """Run a statement and read its reply, as PyMySQL does, returning the number of rows."""
         if isinstance(sql, str):
-            sql = sql.encode(self.encoding, *_ENCODING_ERRORS)
+            sql = sql.encode(self.encoding, _ENCODING_ERRORS)
         read = self._receive_unbuffered if unbuffered else self._receive
         return self.take_turn(self._exchange, COMMAND.COM_QUERY, sql, read)
 
