@@ -8,6 +8,7 @@ Pure functions: no connection, no state.
 """
 
 import re
+from collections.abc import Callable
 from typing import Final
 
 # Marks, combined by `|`.
@@ -87,7 +88,8 @@ _KNOWN = {
     b"SET AUTOCOMMIT = 0": SWITCHES, b"SET AUTOCOMMIT = 1": SWITCHES,
 }  # fmt: skip
 _known = dict(_KNOWN)  # and the harmless statements of late
-known_marks = _known.get  # for statements of at most LONGEST_KNOWN bytes: what marks_of_statement() would say, or None
+# What marks_of_statement() would say of a statement of at most LONGEST_KNOWN bytes, or None.
+known_marks: Callable[[bytes], int | None] = _known.get
 LONGEST_KNOWN: Final = 200
 _MOST_KNOWN = 1024
 
