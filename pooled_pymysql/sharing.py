@@ -67,13 +67,13 @@ class Shared(Tracked[C]):
     between turns only after an interruption, when the wire is good for nothing.
     """
 
-    __slots__ = ("_alarms", "_by", "_lasts", "_leftovers", "_picked_up", "_turn")
+    __slots__ = ("_alarms", "_by", "_lasts", "_leftovers", "_picked", "_turn")
 
     _alarms: "list[threading.Lock]"  # one for each thread that waits for the open result
     _by: _Thread | None  # whose statement was the last one
     _lasts: "WeakKeyDictionary[_Thread, _Last] | None"  # of the other threads, once there are any
     _leftovers: "list[Callable[[], object]]"  # what the end of the turn sets off; see when_out()
-    _picked_up: bool  # a cursor has the last statement's result
+    _picked: Result | None  # the last result that a cursor has got
     _turn: Any  # an RLock: it tells a thread's own turn from others', whatever interrupts the bookkeeping
 
     def start_alone(self) -> None:
@@ -83,7 +83,7 @@ class Shared(Tracked[C]):
         self._leftovers = []
         self._by = None
         self._lasts = None
-        self._picked_up = True
+        self._picked = None
         self._flight = LANDED
         self._open = None
         self._statement = TOUCHED
@@ -280,7 +280,7 @@ class Shared(Tracked[C]):
         """Keep the last result of the thread that had the wire before; in a turn, before a command."""
         if self._by is not None:
             result = self.__dict__["_result"]
-            is_fresh = result is not None and not self._picked_up
+            is_fresh = result is not None and result is not self._picked
             if self._lasts is None:
                 self._lasts = WeakKeyDictionary()
             self._lasts[self._by] = _Last(result, self._affected_rows, is_fresh)
@@ -295,7 +295,7 @@ class Shared(Tracked[C]):
         last: Result | None = self.__dict__["_result"]
         here = _here.thread
         if self._by is here or self._by is None:
-            self._picked_up = True
+            self._picked = last
             return last
         own = self._last_of(here)
         if own is None:

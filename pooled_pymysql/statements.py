@@ -94,7 +94,7 @@ class Speaker(Shared[C]):
         self._flight = PREPARING
         if self._by is not _here.thread:
             self.change_thread()
-        self._picked_up = False
+        self._picked = None
         self.__dict__["_result"] = None
         if type(sql) is not bytes:  # executemany() builds a bytearray
             sql = sql.encode(self.encoding) if isinstance(sql, str) else bytes(sql)

@@ -57,6 +57,35 @@ def assert_next_lease_is_clean(kwargs: dict[str, Any]) -> None:
             assert ask(lease, answer) == ((answer,),)
 
 
+# Whose result is picked up
+
+
+@pytest.mark.parametrize("ahead", ["execute", "nextset"])
+def test_a_cursor_picks_up_its_own_result_though_another_thread_was_faster(server: Server, ahead: str) -> None:
+    kwargs = server.kwargs(client_flag=CLIENT.MULTI_STATEMENTS)
+    with pooled_pymysql.connect(**kwargs) as lease, lease.cursor(SSCursor) as other:
+        faster: list[Callable[[], object]] = []
+
+        class Slow(Cursor):
+            def _do_get_result(self) -> None:
+                while faster:
+                    Caller(faster.pop()).outcome()
+                super()._do_get_result()  # type: ignore[misc]
+
+        cursor = lease.cursor(Slow)
+        if ahead == "execute":
+            faster.append(lambda: other.execute(NUMBERS))
+        cursor.execute("SELECT 1; SELECT 2")
+        assert cursor.fetchall() == ((1,),)
+        if ahead == "nextset":
+            faster.append(lambda: other.execute(NUMBERS))
+        assert cursor.nextset()
+        assert cursor.fetchall() == ((2,),)
+        assert Caller(other.fetchone).outcome()[0] == 1
+        assert not cursor.nextset()
+        assert len(Caller(other.fetchall).outcome()) == 899
+
+
 # Many threads, every kind of statement
 
 
