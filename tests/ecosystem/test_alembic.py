@@ -17,11 +17,14 @@ from watching import Watch, crowd
 ENV = """
 from alembic import context
 
-make_engine = context.config.attributes["make_engine"]
-with make_engine().connect() as connection:
-    context.configure(connection=connection)
-    with context.begin_transaction():
-        context.run_migrations()
+engine = context.config.attributes["make_engine"]()
+try:
+    with engine.connect() as connection:
+        context.configure(connection=connection)
+        with context.begin_transaction():
+            context.run_migrations()
+finally:
+    engine.dispose()  # else its pool stays for as long as the collector lets it
 """
 
 FIRST = """
