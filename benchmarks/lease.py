@@ -101,11 +101,10 @@ class Home:
 def looked_up(dsn: str | None = None, /, *, pool: Any = None, **kwargs: Any) -> Any:
     """Make the call's key and find its recipe, with the lines of `connect()`: they cannot be called apart from it."""
     kwargs.pop("conv", None)
-    try:
-        options = pool if type(pool) is not dict else registry._options_key(pool)
-        return registry._registry.recipes.get((dsn, options, *kwargs.items()))
-    except TypeError:
-        return None
+    last = registry._registry.last_call
+    if last.pool is pool and last.kwargs == kwargs and last.dsn == dsn:
+        return last.recipe
+    return registry._registry.recall(dsn, pool, kwargs)
 
 
 def contenders_of_parts(arguments: dict[str, Any], dsn: str, lease: Connection) -> dict[str, Callable[[], object]]:
