@@ -237,6 +237,10 @@ class Stock:
 
     def _open(self, arguments: Arguments, opening: Opening) -> None:
         opening.is_running = True
+        if self.closed:  # before this thread has got to it
+            with self._lock:
+                self._ledger.fail_opening(opening, None, _monotonic(), 0.0, is_full=False)
+            return
         try:
             session = open_session(arguments, self._tls, self._options, self._pid)
         except BaseException as error:
@@ -267,7 +271,8 @@ class Stock:
             self._filled.notify_all()
         for waiter in refused:
             wake(waiter)
-        level = logging.DEBUG if refused else logging.WARNING  # whoever is refused raises it
+        # Whoever is refused raises it; of a pool that is closed nobody wants to know.
+        level = logging.DEBUG if refused or self.closed else logging.WARNING
         _logger.log(level, "pool %r: cannot open a session: %s", self._name, error)
         self._housekeeper.wake()
 

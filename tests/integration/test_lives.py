@@ -492,6 +492,32 @@ def test_housekeeper_that_was_ended_is_replaced() -> None:
     wait_until(lambda: ending.ticks == 2, what="another tick")
 
 
+@pytest.mark.parametrize("when", ["before the opening begins", "while it fails"])
+def test_an_opening_that_outlives_its_pool_says_nothing(
+    server: Server, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, when: str
+) -> None:
+    pooled_pymysql.connect(**server.kwargs()).close()
+    pool = only_pool()
+    jobs: list[Callable[[], object]] = []
+    monkeypatch.setattr(Housekeeper, "run", lambda _, job: jobs.append(job) or True)
+    asked = []
+
+    def fail(*_: Any) -> Any:
+        asked.append(1)
+        pool.close()
+        raise ConnectionRefusedError
+
+    monkeypatch.setattr(stock, "open_session", fail)
+    pool.resize(2, 2)
+    if when == "before the opening begins":
+        pool.close()
+    (job,) = jobs
+    job()
+    assert len(asked) == (when == "while it fails")
+    assert pool.stats().opening == 0
+    assert not [record for record in caplog.records if record.levelname == "WARNING"]
+
+
 def test_thread_that_is_just_ending_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     housekeeper = Housekeeper()
     left, may_end = threading.Event(), threading.Event()
