@@ -27,6 +27,7 @@ from servers import Server, wait_until
 
 import pooled_pymysql
 from pooled_pymysql import LeaseBusy, sharing
+from pooled_pymysql.replies import IN_FLIGHT
 
 NUMBERS = (
     "WITH RECURSIVE s(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM s WHERE x < 900) SELECT x, REPEAT('x', 99) FROM s"
@@ -152,7 +153,7 @@ def test_close_during_a_statement_fails_it_as_lost(server: Server) -> None:
     number = lease.thread_id()
     caller = Caller(lambda: lease.query("SELECT SLEEP(15)"))
     waiting = Caller(lambda: ask(lease))
-    wait_until(lambda: lease._flight, what="the statement")
+    wait_until(lambda: lease._flight == IN_FLIGHT, what="the statement")
     started = time.monotonic()
     lease.close()
     with pytest.raises(pymysql.err.OperationalError) as caught:
@@ -417,7 +418,7 @@ def test_waiting_for_a_result_ends_with_the_pools_timeout(server: Server) -> Non
 def test_waiting_for_a_statement_ends_with_the_pools_timeout(server: Server) -> None:
     with pooled_pymysql.connect(**server.kwargs(pool={"timeout": 0.2})) as lease:
         slow = Caller(lambda: ask_slowly(lease, 1.0))
-        wait_until(lambda: lease._flight, what="the statement")
+        wait_until(lambda: lease._flight == IN_FLIGHT, what="the statement")
         with pytest.raises(LeaseBusy, match="with a statement of thread"):
             ask(lease)
         assert slow.outcome() == ((7,),)
