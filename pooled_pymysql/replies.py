@@ -16,7 +16,7 @@ from pymysql.constants import CR, FIELD_TYPE
 from pymysql.protocol import MysqlPacket
 
 from .driver import IS_1_2, C, DriverConnection, DriverField, DriverResult
-from .packets import ERROR, HEADER, MAX_PACKET, TWO_SHORTS, Ok, Packets
+from .packets import HEADER, MAX_PACKET, TWO_SHORTS, Ok, Packets
 from .tracking import (
     CLEAN,
     DATABASE,
@@ -158,7 +158,7 @@ class Tracked(DriverConnection[C]):
 
     def first_packet(self) -> bytes:
         """Read the first packet of a reply; raises what PyMySQL's _read_packet() raises."""
-        data = self.only_packet()
+        data = self.only_ok()
         if data is not None:
             return data
         packets = Packets(self)
@@ -167,12 +167,12 @@ class Tracked(DriverConnection[C]):
         finally:
             packets.settle()
 
-    def only_packet(self) -> bytes | None:
-        """Take the next packet if it is all that has arrived, and no error; None: let Packets read on."""
+    def only_ok(self) -> bytes | None:
+        """Take the next packet if it is an OK packet and all that has arrived; None: let Packets read on."""
         reader = self._rfile
         data: bytes = reader.data or self._peek()
         size = len(data) - 4
-        if 0 < size < MAX_PACKET and HEADER(data)[0] == size | self._next_seq_id << 24 and data[4] != ERROR:
+        if 7 <= size < MAX_PACKET and HEADER(data)[0] == size | self._next_seq_id << 24 and data[4] == _OK:
             reader.data = b""
             self._next_seq_id = (self._next_seq_id + 1) & 0xFF
             return data[4:]
@@ -239,22 +239,18 @@ class Result(DriverResult):
         """Read a reply to its end."""
         connection = self.connection
         try:
-            data = connection.only_packet()
-            if data is not None and data[0] == _OK and len(data) >= 7:
+            data = connection.only_ok()
+            if data is not None:
                 self._take_ok(Ok(data, connection._has_tracking), connection)
-            elif data is not None and data[0] == _LOCAL_INFILE:
-                self._read_load_local_packet(MysqlPacket(data, connection.encoding))
             else:
-                self._read_packets(Packets(connection), data)
+                self._read_packets(Packets(connection))
         finally:
             self.connection = None
 
-    def _read_packets(self, packets: Packets, data: bytes | None) -> None:
-        """Read a reply of several packets, of which the first may have been taken."""
+    def _read_packets(self, packets: Packets) -> None:
         connection = self.connection
         try:
-            if data is None:
-                data = packets.next()
+            data = packets.next()
             if data[0] == _OK and len(data) >= 7:
                 self._take_ok(Ok(data, connection._has_tracking), connection)
             elif data[0] == _LOCAL_INFILE:

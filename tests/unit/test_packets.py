@@ -10,9 +10,11 @@ from typing import Any
 
 import pymysql
 import pytest
+from pymysql.connections import MySQLResult
 
 from pooled_pymysql.packets import Packets
 from pooled_pymysql.reader import Reader
+from pooled_pymysql.replies import Result
 
 ERROR = b"\x09\0\0\1\xff\x28\x04#42000"
 OK = b"\x07\0\0\1\0\0\0\2\0\0\0"
@@ -73,3 +75,8 @@ def test_a_reader_asks_for_no_more_than_it_may() -> None:
     assert set(asked[3:]) == {16_384}
     Reader(Source(lambda size: asked.append(size) or b"")).read(1 << 30)  # type: ignore[func-returns-value]
     assert asked[-1] == 262_144
+
+
+def test_a_result_has_all_that_pymysqls_has() -> None:
+    assert vars(MySQLResult(None)).keys() <= {*dir(Result), *vars(Result(None))}  # type: ignore[arg-type]
+    assert all(getattr(Result(None), name) == value for name, value in vars(MySQLResult(None)).items())  # type: ignore[arg-type]
