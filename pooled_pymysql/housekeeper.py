@@ -193,15 +193,15 @@ class Housekeeper:
         finally:  # whatever has ended it (SystemExit, an exception from outside), the next to ask starts another
             with self._lock:
                 self._leave()
-                if self._thread is threading.current_thread():
-                    self._thread = None
-                    self._is_running = False
 
     def _leave(self) -> None:
-        """Note that the calling thread is about to end, and forget those that have ended."""
+        """Note that the calling thread does no more work and is about to end, and forget those that have ended."""
         me = threading.current_thread()
         known = [one for one in self._leaving if one is not me and (one.is_alive() or _is_known_to_system(one))]
         self._leaving = [*known, me]
+        if self._thread is me:
+            self._thread = None
+            self._is_running = False
 
     def _begin(self) -> bool:
         """Say whether the thread goes on; it is forgotten otherwise."""
@@ -211,8 +211,6 @@ class Housekeeper:
             self._is_running = True
             if self._stopping or (not self._watched and self._inbox.empty()):
                 self._leave()
-                self._thread = None
-                self._is_running = False
                 return False
             return True
 
