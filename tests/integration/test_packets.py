@@ -159,14 +159,19 @@ def test_a_read_transaction_costs_its_select_and_one_rollback(
     assert commands_of(proxy, 10) == 5 * [select, ROLLBACK]
 
 
-def test_nobody_waits_for_the_rollback_of_a_read_transaction(proxy: HoldingProxy, connect: Connect, table: str) -> None:
-    (first,) = warm(connect, pool={"max_size": 1})
+def lease_behind_a_rollback(proxy: HoldingProxy, connect: Connect, table: str) -> Any:
+    """Lease the pool's one session again after a read transaction, the reply to whose ROLLBACK is held back."""
     lease = connect(pool={"max_size": 1})
     run(lease, f"SELECT * FROM {table}")
     proxy.clear()
     proxy.hold(lease)
     lease.close()
-    lease = connect(pool={"max_size": 1})
+    return connect(pool={"max_size": 1})
+
+
+def test_nobody_waits_for_the_rollback_of_a_read_transaction(proxy: HoldingProxy, connect: Connect, table: str) -> None:
+    (first,) = warm(connect, pool={"max_size": 1})
+    lease = lease_behind_a_rollback(proxy, connect, table)
     assert lease.thread_id() == first
     assert commands_of(proxy, 1) == [ROLLBACK]
     assert proxy.server_packets == 0  # its reply has not been delivered
@@ -182,12 +187,7 @@ def test_a_statement_goes_out_behind_a_rollback_without_waiting_for_it(
     proxy: HoldingProxy, connect: Connect, table: str
 ) -> None:
     warm(connect, pool={"max_size": 1})
-    lease = connect(pool={"max_size": 1})
-    run(lease, f"SELECT * FROM {table}")
-    proxy.clear()
-    proxy.hold(lease)
-    lease.close()
-    lease = connect(pool={"max_size": 1})
+    lease = lease_behind_a_rollback(proxy, connect, table)
     with ThreadPoolExecutor(1) as threads:
         answer = threads.submit(run, lease, "SELECT 8")
         assert commands_of(proxy, 2) == [ROLLBACK, query("SELECT 8")]
@@ -268,12 +268,7 @@ def test_a_rollback_that_was_answered_meanwhile_does_not_cost_the_session(
     if not tells_hangups:
         monkeypatch.setattr(liveness, "_POLLRDHUP", 0)
     (number,) = warm(connect, pool={"max_size": 1})
-    lease = connect(pool={"max_size": 1})
-    run(lease, f"SELECT * FROM {table}")
-    proxy.clear()
-    proxy.hold(lease)
-    lease.close()
-    lease = connect(pool={"max_size": 1})
+    lease = lease_behind_a_rollback(proxy, connect, table)
     proxy.let_go()
     wait_until(lambda: lease._session.poll(0), what="the reply")
     assert run(lease, "SELECT 8") == ((8,),)
